@@ -1,0 +1,37 @@
+# make test               ruff and the tests
+# make demo               from nothing to a searched gallery on 2 cores, about twelve minutes
+# make demo MINUTES=0.2   the same with a few seconds of training, to see that everything runs
+# Both make .venv if it is missing; they need Python >= 3.11 and a package index, nothing else.
+
+PYTHON ?= python3
+MINUTES ?= 8
+DEMO_DIR ?= runs/demo
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# two processes on the two cores train faster than two threads; --multi_gpu with ACCELERATE_USE_CPU means CPU and gloo
+LAUNCH := ACCELERATE_USE_CPU=true $(BIN)/accelerate launch --multi_gpu --num_processes 2 --num_machines 1 \
+	--num_cpu_threads_per_process 1 --mixed_precision no --dynamo_backend no --main_process_port 0
+
+.PHONY: demo test clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+# The answers come from a new process that knows the model only by its folder.
+demo: $(INSTALLED)
+	rm -rf $(DEMO_DIR)
+	$(BIN)/python -m corpora.check synthetic --split test
+	$(LAUNCH) train_hf.py --config recipes/demo.yaml --output_dir $(DEMO_DIR) --max_minutes $(MINUTES)
+	$(BIN)/python -m tools.answer_queries $(DEMO_DIR)/best $(DEMO_DIR)/answers.png
+	$(BIN)/python evaluate_hf.py $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
+	@echo "answers to three queries: $(DEMO_DIR)/answers.png, training curves: $(DEMO_DIR)/curves.png"
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache
