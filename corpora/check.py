@@ -1,0 +1,132 @@
+"""What a corpus holds, counted: sizes, caption lengths, repeated and empty captions.
+
+    python -m corpora.check NAME [--root ROOT] [--split SPLIT]
+
+Empty captions and unreadable images of an official corpus are dropped by its loader, which says so on stderr.
+For the embedded corpus it counts besides how often the colours of the two garments alone would find the right person,
+and ends with status 1 if that is too often on the test split: such a corpus could be solved without seeing finer.
+"""
+
+import argparse
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import load_corpus
+from .synthetic import FIRST_PERSON_ID, sample_rows
+
+MAX_COLOUR_RECALL = 15.0  # percent
+
+
+@dataclass(frozen=True)
+class CorpusCounts:
+    """Counts of one split; `*_per_*` and `words` list one number per person, image or caption."""
+
+    images_per_person: list[int]
+    captions_per_image: list[int]
+    words: list[int]
+    images_with_equal_captions: int  # two or more captions, and two of them are the same
+    shared_captions: int  # different texts that stand on pictures of several people
+    empty_captions: int
+
+
+@dataclass(frozen=True)
+class ColourCounts:
+    """How well the colours of upper and lower garment alone tell people apart, both in percent of the images.
+
+    Attributes:
+        recall_at_1: expected R@1 of an oracle that ranks all images by whether both colours are those of the query
+            image and breaks ties at random: the mean over the images of the share of the same person among all
+            images with the same two colours, the image itself included.
+        unique: images whose pair of colours no other person has.
+    """
+
+    recall_at_1: float
+    unique: float
+
+
+def count_corpus(person_ids: Sequence[int], captions: Sequence[Sequence[str]]) -> CorpusCounts:
+    """Count one split from the identity and the captions of each image; captions are compared without outer blanks."""
+    stripped = [[caption.strip() for caption in of_image] for of_image in captions]
+    people_of_caption: dict[str, set[int]] = defaultdict(set)
+    for person_id, of_image in zip(person_ids, stripped, strict=True):
+        for caption in of_image:
+            people_of_caption[caption].add(person_id)
+    people_of_caption.pop("", None)  # counted as empty
+    return CorpusCounts(
+        images_per_person=list(Counter(person_ids).values()),
+        captions_per_image=[len(of_image) for of_image in stripped],
+        words=[len(caption.split()) for of_image in stripped for caption in of_image],
+        images_with_equal_captions=sum(len(set(of_image)) < len(of_image) for of_image in stripped),
+        shared_captions=sum(len(people) > 1 for people in people_of_caption.values()),
+        empty_captions=sum(not caption for of_image in stripped for caption in of_image),
+    )
+
+
+def count_colours(person_ids: Sequence[int], colours: Sequence[tuple[str, str]]) -> ColourCounts:
+    """Measure from each image's identity and (upper, lower) colours how far colour alone identifies people."""
+    of_colours = Counter(colours)
+    of_person = Counter(zip(person_ids, colours, strict=True))
+    shares = [of_person[person, pair] / of_colours[pair] for person, pair in zip(person_ids, colours, strict=True)]
+    return ColourCounts(
+        recall_at_1=100 * statistics.fmean(shares),
+        unique=100 * statistics.fmean(share == 1 for share in shares),
+    )
+
+
+def _spread(numbers: list[int]) -> str:
+    """Mean, range and deciles of some counts."""
+    if min(numbers) == max(numbers):
+        return f"{numbers[0]} each"
+    deciles = " ".join(f"{decile:.0f}" for decile in statistics.quantiles(numbers, n=10, method="inclusive"))
+    return f"mean {statistics.fmean(numbers):.1f}, {min(numbers)} to {max(numbers)}, deciles {deciles}"
+
+
+def print_counts(counts: CorpusCounts) -> None:
+    """Print the counts of one split, one fact per line."""
+    num_images, num_captions = len(counts.captions_per_image), len(counts.words)
+    print(f"people                 {len(counts.images_per_person)}")
+    print(f"images                 {num_images}")
+    print(f"captions               {num_captions}")
+    print(f"images per person      {_spread(counts.images_per_person)}")
+    print(f"captions per image     {_spread(counts.captions_per_image)}")
+    print(f"words per caption      {_spread(counts.words)}")
+    equal = counts.images_with_equal_captions
+    print(f"captions of an image the same      {equal} images ({100 * equal / num_images:.2f} %)")
+    print(f"same caption on several people     {counts.shared_captions} captions")
+    print(f"empty captions                     {counts.empty_captions}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, print the counts, return the exit status."""
+    parser = argparse.ArgumentParser(description="Count what a corpus holds.")
+    parser.add_argument("name", help="cuhk-pedes, icfg-pedes, rstpreid or synthetic")
+    parser.add_argument("--root", help="folder of the corpus, as for load_corpus")
+    parser.add_argument("--split", default="test", help="train, val or test (the default)")
+    options = parser.parse_args(arguments)
+
+    if options.name != "synthetic":
+        corpus = load_corpus(options.name, options.root, options.split, on_bad_image="skip")
+        print_counts(count_corpus(list(corpus["person_id"]), list(corpus["captions"])))
+        return 0
+
+    rows = list(sample_rows(options.split))  # the same people and captions as in the corpus, not drawn
+    person_ids = [FIRST_PERSON_ID[options.split] + index for index, *_ in rows]
+    print_counts(count_corpus(person_ids, [captions for *_, captions in rows]))
+    counts = count_colours(person_ids, [(person.upper.colour, person.lower.colour) for _, person, *_ in rows])
+    print(f"found by the two garment colours   {counts.recall_at_1:.1f} % expected R@1 of an oracle")
+    print(f"images with colours of their own   {counts.unique:.1f} %")
+    if options.split == "test" and counts.recall_at_1 >= MAX_COLOUR_RECALL:
+        print(
+            f"the two garment colours alone find {counts.recall_at_1:.1f} % of the test people, which must stay under "
+            f"{MAX_COLOUR_RECALL:.0f} %: make GARMENT_COLOURS in corpora/people.py shorter or less even",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

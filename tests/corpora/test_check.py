@@ -1,0 +1,94 @@
+import pytest
+from datasets import Dataset
+
+from corpora import check
+from corpora.check import MAX_COLOUR_RECALL, count_colours, count_corpus
+from corpora.people import sample_person
+from corpora.synthetic import NUM_PEOPLE
+
+PERSON_IDS = [7, 7, 7, 9, 3]
+CAPTIONS = [
+    ["a man", "a  man"],
+    ["a man", " a man "],
+    ["the man in red", ""],
+    ["a man"],
+    ["someone", "a b c", "someone"],
+]
+
+
+def test_counts_of_a_small_corpus_by_hand() -> None:
+    counts = count_corpus(PERSON_IDS, CAPTIONS)
+    assert sorted(counts.images_per_person) == [1, 1, 3]
+    assert counts.captions_per_image == [2, 2, 2, 1, 3]
+    assert counts.words == [2, 2, 2, 2, 4, 0, 2, 1, 3, 1]
+    assert counts.images_with_equal_captions == 2  # the second and the last; inner blanks count, outer do not
+    assert counts.shared_captions == 1  # "a man", of 7 and 9
+    assert counts.empty_captions == 1
+
+
+def test_empty_captions_of_two_people_are_not_a_shared_caption() -> None:
+    assert count_corpus([1, 2], [[""], [" "]]).shared_captions == 0
+
+
+def test_colour_oracle_agrees_with_a_naive_loop() -> None:
+    person_ids = [1, 1, 2, 2, 2, 3, 4, 4]
+    colours = [("red", "blue")] * 2 + [("red", "blue")] * 3 + [("red", "gray")] + [("blue", "red")] * 2
+    shares, unique = [], 0
+    for query, pair in enumerate(colours):
+        tied = [other for other in range(len(colours)) if colours[other] == pair]
+        right = [other for other in tied if person_ids[other] == person_ids[query]]
+        shares.append(len(right) / len(tied))
+        unique += len(right) == len(tied)
+    counts = count_colours(person_ids, colours)
+    assert counts.recall_at_1 == pytest.approx(100 * sum(shares) / 8)
+    assert counts.unique == pytest.approx(100 * unique / 8)
+
+
+def test_colour_oracle_is_chance_if_all_wear_the_same_and_perfect_if_nobody_does() -> None:
+    same = count_colours(list(range(50)), [("red", "blue")] * 50)
+    assert (same.recall_at_1, same.unique) == (pytest.approx(2.0), 0.0)
+    own = count_colours(list(range(50)), [(str(i), "blue") for i in range(50)])
+    assert (own.recall_at_1, own.unique) == (100.0, 100.0)
+
+
+def test_garment_colours_alone_identify_fewer_than_15_percent_of_the_test_people() -> None:
+    people = [sample_person(0, "test", index) for index in range(NUM_PEOPLE["test"])]
+    pairs = [(person.upper.colour, person.lower.colour) for person in people]
+    found = count_colours(list(range(200)), pairs).recall_at_1
+    assert found == pytest.approx(100 * len(set(pairs)) / 200)  # closed form: each pair's images share one success
+    assert found < MAX_COLOUR_RECALL == 15
+
+
+def test_command_reports_the_synthetic_test_split(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["synthetic"]) == 0
+    printed = capsys.readouterr()
+    assert "people                 200\n" in printed.out
+    assert "captions               1600\n" in printed.out
+    assert "0 images (0.00 %)" in printed.out
+    assert "% expected R@1 of an oracle" in printed.out
+    assert printed.err == ""
+
+
+def test_command_fails_if_colours_identify_too_many_test_people(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "MAX_COLOUR_RECALL", 1.0)
+    assert check.main(["synthetic", "--split", "test"]) == 1
+    assert "of the test people, which must stay under 1 %" in capsys.readouterr().err
+    assert check.main(["synthetic", "--split", "val"]) == 0
+
+
+def test_command_counts_any_corpus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_corpus(*arguments: str, **options: str) -> Dataset:
+        asked.append((arguments, options))
+        return Dataset.from_dict({"person_id": PERSON_IDS, "captions": CAPTIONS})
+
+    monkeypatch.setattr(check, "load_corpus", load_corpus)
+    assert check.main(["rstpreid", "--root", "/data", "--split", "train"]) == 0
+    assert asked == [(("rstpreid", "/data", "train"), {"on_bad_image": "skip"})]
+    printed = capsys.readouterr().out
+    assert "captions of an image the same      2 images (40.00 %)" in printed
+    assert "same caption on several people     1 captions" in printed
+    assert "oracle" not in printed

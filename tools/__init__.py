@@ -1,0 +1,1 @@
+"""Scripts around a model, run as `python -m tools.NAME`."""
