@@ -1,0 +1,154 @@
+"""What the tests share: no network, equal random numbers in every test, a tiny model, processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertTokenizer
+
+from modeling_ivt import IVTConfig, IVTModel
+
+REPO = Path(__file__).parents[1]
+GOLDEN = REPO / "tests" / "golden" / "official_ivt_tiny"
+WORDS = ["woman", "man", "orange", "coat", "striped", "shirt", "bag", "a", "the", "with", "an", "and", "."]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Random numbers do not depend on which tests ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_config() -> IVTConfig:
+    """Width 32, 2 blocks, 7 rows x 3 columns of overlapping patches, nothing random in training."""
+    return IVTConfig(
+        image_size=(48, 24),
+        patch_size=8,
+        patch_stride=6,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        vocab_size=50,
+        max_position_embeddings=16,
+        hidden_dropout_prob=0.0,
+        drop_path_rate=0.0,
+        bmm_ratio=0.0,
+        initializer_range=0.2,  # large enough for differences to show
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: IVTConfig) -> IVTModel:
+    return IVTModel(tiny_config).eval()
+
+
+@pytest.fixture
+def tiny_batch() -> dict[str, torch.Tensor]:
+    """Three images and captions, the first and last of one person; the second caption has four tokens of padding."""
+    attention_mask = torch.ones(3, 9, dtype=torch.long)
+    attention_mask[1, 5:] = 0
+    return {
+        "pixel_values": torch.randn(3, 3, 48, 24),
+        "input_ids": torch.randint(5, 50, (3, 9)) * attention_mask,
+        "attention_mask": attention_mask,
+        "person_ids": torch.tensor([7, 3, 7]),
+    }
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, torch.Tensor]:
+    return load_file(GOLDEN / "expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_checkpoint() -> Path:
+    return GOLDEN / "checkpoint_best.pth"
+
+
+@pytest.fixture(scope="session")
+def golden_sizes() -> list[str]:
+    """What `tools.convert_official` has to be told about the golden checkpoint."""
+    sizes = json.loads((GOLDEN / "geometry.json").read_text())
+    height, width = map(str, sizes["image_size"])
+    heads = str(sizes["num_attention_heads"])
+    return ["--image_size", height, width, "--patch_stride", str(sizes["stride"]), "--num_attention_heads", heads]
+
+
+@pytest.fixture(scope="session")
+def golden_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a WordPiece tokenizer with as many tokens as the golden checkpoint has."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    words += [f"word{i}" for i in range(211 - len(words))]
+    folder = tmp_path_factory.mktemp("tokenizer")
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python in a process that has its own Hugging Face home, no network, and sees this repo only if told to."""
+
+    def run(*arguments: object, cwd: Path, sees_repo: bool) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE")}
+        environment |= {"HF_HOME": str(tmp_path_factory.mktemp("hf_home")), "OMP_NUM_THREADS": "1"}
+        if sees_repo:
+            environment["PYTHONPATH"] = str(REPO)
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def converted(
+    golden_checkpoint: Path,
+    golden_sizes: list[str],
+    golden_tokenizer: Path,
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, str]:
+    """The golden checkpoint converted by the command line, with a tokenizer: (folder, what was printed)."""
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    command = ["-m", "tools.convert_official", golden_checkpoint, folder, *golden_sizes]
+    done = run_python(*command, "--tokenizer", golden_tokenizer, cwd=REPO, sees_repo=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def without_package(
+    converted: tuple[Path, str],
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """What `user_without_package.py` left, run on the converted golden checkpoint."""
+    output_dir, elsewhere = tmp_path_factory.mktemp("without_package"), tmp_path_factory.mktemp("elsewhere")
+    script = REPO / "tests" / "modeling_ivt" / "user_without_package.py"
+    arguments = (script, converted[0], GOLDEN / "expected.safetensors", output_dir)
+    done = run_python(*arguments, cwd=elsewhere, sees_repo=False)
+    assert done.returncode == 0, done.stderr
+    return output_dir
+
+
+@pytest.fixture(scope="session")
+def with_package(
+    converted: tuple[Path, str],
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
+    """What `user_with_package.py` left, run on the converted golden checkpoint, and the folder it was started in."""
+    output_dir, elsewhere = tmp_path_factory.mktemp("with_package"), tmp_path_factory.mktemp("elsewhere")
+    script = REPO / "tests" / "modeling_ivt" / "user_with_package.py"
+    done = run_python(script, REPO, converted[0], output_dir, cwd=elsewhere, sees_repo=True)
+    assert done.returncode == 0, done.stderr
+    return output_dir, elsewhere

@@ -1,0 +1,163 @@
+"""CMPM and ITC against closed forms and against plain loops over numbers.
+
+Letters: I images, T texts, D width, B pairs.
+"""
+
+import math
+
+import pytest
+import torch
+
+from modeling_ivt import cmpm_loss, itc_loss
+
+EPSILON = 1e-8
+
+
+def looped_cmpm(images: torch.Tensor, texts: torch.Tensor, image_ids: list[int], text_ids: list[int]) -> float:
+    """CMPM as its formula reads, one number after the other."""
+
+    def one_direction(rows: list, columns: list, row_ids: list[int], column_ids: list[int]) -> float:
+        total = 0.0
+        for row, row_id in zip(rows, row_ids, strict=True):
+            scores = []
+            for column in columns:
+                length = math.sqrt(sum(x * x for x in column))
+                scores.append(sum(x * y for x, y in zip(row, column, strict=True)) / length)
+            partition = sum(math.exp(score) for score in scores)
+            matches = sum(row_id == column_id for column_id in column_ids)
+            for score, column_id in zip(scores, column_ids, strict=True):
+                p = math.exp(score) / partition
+                q = 1 / math.sqrt(matches) if row_id == column_id else 0.0
+                total += p * (math.log(p) - math.log(q + EPSILON))
+        return total / len(rows)
+
+    v, t = images.tolist(), texts.tolist()
+    return one_direction(v, t, image_ids, text_ids) + one_direction(t, v, text_ids, image_ids)
+
+
+def ids(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers)
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "text_ids"),
+    [
+        ([1, 2, 3], [1, 2, 3]),
+        ([1, 2, 1], [1, 2, 1]),  # several captions and images of a person
+        ([4, 4, 4], [4, 4, 4]),
+        ([1, 2], [1, 1, 2, 2, 2]),  # I != T
+        ([1, 2, 3], [3, 9]),  # images without a text, a text without an image
+    ],
+)
+def test_cmpm_equals_plain_loops(image_ids: list[int], text_ids: list[int]) -> None:
+    images = torch.randn(len(image_ids), 6, dtype=torch.float64)
+    texts = 2 * torch.randn(len(text_ids), 6, dtype=torch.float64)
+    loss = cmpm_loss(images, texts, ids(*image_ids), ids(*text_ids))
+    assert loss.item() == pytest.approx(looped_cmpm(images, texts, image_ids, text_ids), abs=1e-10)
+
+
+def test_a_single_matching_pair_costs_nothing() -> None:
+    assert cmpm_loss(torch.randn(1, 5), torch.randn(1, 5), ids(3)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_single_wrong_pair_costs_log_epsilon_in_both_directions() -> None:
+    loss = cmpm_loss(torch.randn(1, 5), torch.randn(1, 5), ids(3), ids(4))
+    assert loss.item() == pytest.approx(-2 * math.log(EPSILON), rel=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [2, 7])
+def test_zero_embeddings_of_one_person_give_minus_log_b(pairs: int) -> None:
+    # p = 1 / B against q = 1 / sqrt(B): log(1 / B) + log(B) / 2 in each direction
+    loss = cmpm_loss(torch.zeros(pairs, 4), torch.zeros(pairs, 4), torch.ones(pairs))
+    assert loss.item() == pytest.approx(-math.log(pairs), rel=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [2, 7])
+def test_zero_embeddings_of_different_persons_have_a_closed_form(pairs: int) -> None:
+    loss = cmpm_loss(torch.zeros(pairs, 4), torch.zeros(pairs, 4), torch.arange(pairs))
+    expected = -math.log(pairs) - (pairs - 1) / pairs * math.log(EPSILON)
+    assert loss.item() == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_long_embeddings_in_their_own_directions_cost_nothing() -> None:
+    embeds = 100 * torch.eye(4)
+    assert cmpm_loss(embeds, embeds, torch.arange(4)).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_order_within_a_modality_does_not_matter() -> None:
+    images, texts = torch.randn(5, 6, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64)
+    image_ids, text_ids = ids(1, 2, 2, 3, 4), ids(2, 1, 3, 3, 2, 4, 4)
+    image_order, text_order = torch.randperm(5), torch.randperm(7)
+    shuffled = cmpm_loss(images[image_order], texts[text_order], image_ids[image_order], text_ids[text_order])
+    torch.testing.assert_close(shuffled, cmpm_loss(images, texts, image_ids, text_ids))
+
+
+def test_swapping_the_modalities_does_not_matter() -> None:
+    images, texts = torch.randn(4, 6, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
+    image_ids, text_ids = ids(1, 2, 3, 3), ids(1, 1, 2, 3, 3, 2)
+    torch.testing.assert_close(
+        cmpm_loss(texts, images, text_ids, image_ids), cmpm_loss(images, texts, image_ids, text_ids)
+    )
+
+
+def test_text_ids_default_to_the_image_ids() -> None:
+    images, texts = torch.randn(2, 4, 6)
+    assert torch.equal(cmpm_loss(images, texts, ids(1, 1, 2, 3)), cmpm_loss(images, texts, *[ids(1, 1, 2, 3)] * 2))
+
+
+def test_gradients_are_those_of_the_value() -> None:
+    images, texts = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda v, t: cmpm_loss(v, t, ids(1, 2, 1)), (images, texts))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_embeddings_give_a_float32_loss(dtype: torch.dtype) -> None:
+    images, texts = torch.randn(2, 4, 6).to(dtype)
+    loss = cmpm_loss(images, texts, torch.arange(4))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, cmpm_loss(images.float(), texts.float(), torch.arange(4)), rtol=0.02, atol=0)
+
+
+def test_autocast_gives_a_float32_loss() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cmpm_loss(*torch.randn(2, 4, 6), torch.arange(4)).dtype == torch.float32
+
+
+def test_an_empty_side_is_an_error() -> None:
+    with pytest.raises(ValueError, match="got 0 images and 2 texts"):
+        cmpm_loss(torch.zeros(0, 4), torch.zeros(2, 4), ids(), ids(1, 2))
+
+
+def test_ids_that_do_not_fit_are_an_error() -> None:
+    with pytest.raises(ValueError, match="2 images and 3 texts came with 2 and 2 person ids.*text_person_ids"):
+        cmpm_loss(torch.zeros(2, 4), torch.zeros(3, 4), ids(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "text_ids"), [([1, 2, 3], [1, 2, 3]), ([1, 2, 1], [1, 2, 1]), ([1, 2], [1, 1, 2, 2, 2]), ([1], [2])]
+)
+def test_itc_is_the_mean_cross_entropy_over_all_texts_of_a_person(image_ids: list[int], text_ids: list[int]) -> None:
+    images = torch.randn(len(image_ids), 6, dtype=torch.float64)
+    texts = 2 * torch.randn(len(text_ids), 6, dtype=torch.float64)
+
+    def one_direction(rows: torch.Tensor, columns: torch.Tensor, row_ids: list[int], column_ids: list[int]) -> float:
+        scores, total = rows @ (columns / columns.norm(dim=-1, keepdim=True)).T, 0.0
+        for i, row_id in enumerate(row_ids):
+            matches = [j for j, column_id in enumerate(column_ids) if column_id == row_id]
+            partition = sum(math.exp(score) for score in scores[i].tolist())
+            costs = [math.log(partition) - scores[i, j].item() for j in matches]
+            total += sum(costs) / max(len(costs), 1)
+        return total / len(row_ids)
+
+    expected = one_direction(images, texts, image_ids, text_ids) + one_direction(texts, images, text_ids, image_ids)
+    assert itc_loss(images, texts, ids(*image_ids), ids(*text_ids)).item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_itc_of_equal_embeddings_is_log_t_plus_log_i() -> None:
+    loss = itc_loss(torch.ones(2, 4), torch.ones(5, 4), ids(1, 2), ids(1, 2, 2, 1, 1))
+    assert loss.item() == pytest.approx(math.log(5) + math.log(2), rel=1e-5)
+
+
+def test_itc_refuses_what_cmpm_refuses() -> None:
+    with pytest.raises(ValueError, match="got 0 images and 2 texts"):
+        itc_loss(torch.zeros(0, 4), torch.zeros(2, 4), ids(), ids(1, 2))

@@ -1,0 +1,85 @@
+"""Answer three free-text queries over the test gallery of the embedded corpus, and draw the answers.
+
+    python -m tools.answer_queries CHECKPOINT OUTPUT.png [--corpus_root CACHE]
+
+The model is loaded as anybody would load it from the Hub: `AutoModel` and `AutoProcessor` from the folder, with the
+code that lies beside the weights. The queries are no captions of the corpus. Each comes with what it asks for in terms
+of the corpus's attributes, so every person in the gallery is known to be right or wrong.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from transformers import AutoModel, AutoProcessor
+
+from corpora import load_corpus
+from retrieval.embedding import embed_images, embed_texts
+from retrieval.ranking import rank_gallery
+from retrieval.sheets import Answer, draw_answers
+
+ANSWERS_PER_QUERY = 10
+
+
+def _asks_for_blue_dress(person: dict[str, Any]) -> bool:
+    return person["upper"]["kind"] == "dress" and person["upper"]["colour"] == "blue"
+
+
+def _asks_for_plaid_and_backpack(person: dict[str, Any]) -> bool:
+    has_backpack = person["bag"] is not None and person["bag"]["kind"] == "backpack"
+    return person["gender"] == "man" and person["upper"]["pattern"] == "plaid" and has_backpack
+
+
+def _asks_for_pink_top_and_jeans(person: dict[str, Any]) -> bool:
+    colours = (person["upper"]["colour"], person["lower"]["colour"])
+    return person["gender"] == "woman" and colours == ("pink", "black")
+
+
+QUERIES: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("a woman in a blue dress", _asks_for_blue_dress),
+    ("a man with a checked shirt or jacket who carries a backpack", _asks_for_plaid_and_backpack),
+    ("this woman is dressed in a pink top and something black below", _asks_for_pink_top_and_jeans),
+)
+
+
+def answer_queries(checkpoint: str, output: str, corpus_root: str | None = None) -> None:
+    """Rank the test gallery for `QUERIES` and draw the sheet of answers.
+
+    Args:
+        checkpoint: folder or Hub name of an IVT model.
+        output: the picture to write.
+        corpus_root: cache of the embedded corpus.
+    """
+    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+    gallery = load_corpus("synthetic", corpus_root, "test")
+    people = [json.loads(attributes)["person"] for attributes in gallery["attributes"]]
+    sentences = [sentence for sentence, _ in QUERIES]
+    scores, indices = rank_gallery(
+        embed_texts(model, processor, sentences, progress=False),
+        embed_images(model, processor, gallery["image"]),
+        k=ANSWERS_PER_QUERY,
+    )
+    answers = []
+    for (sentence, is_right), query_scores, found in zip(QUERIES, scores.tolist(), indices.tolist(), strict=True):
+        images = gallery.select(found)["image"]
+        rights = [is_right(people[index]) for index in found]
+        answers.append([Answer(*answer) for answer in zip(images, query_scores, rights, strict=True)])
+        in_gallery = sum(map(is_right, people))
+        print(f"“{sentence}”: {sum(rights)} of {len(found)} answers right ({in_gallery} of {len(people)} pictures are)")
+    draw_answers(sentences, answers, output)
+    print(f"answers drawn to {output}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="folder or Hub name of an IVT model")
+    parser.add_argument("output", help="picture to write, e.g. answers.png")
+    parser.add_argument("--corpus_root", help="cache of the embedded corpus")
+    answer_queries(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()
