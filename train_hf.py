@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -429,7 +430,6 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     model, processor = build_model(recipe, model_fields)
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
     model, optimizer, loader = accelerator.prepare(model, build_optimizer(model, recipe), loader)
-    set_seed(recipe.seed, device_specific=True)  # other hidden tokens and dropout in every process
     progress = Progress()
     accelerator.register_for_checkpointing(progress)
     if paths.resume:
@@ -452,6 +452,9 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
         model.train()
         loader.set_epoch(progress.epoch)
         for batch in accelerator.skip_first_batches(loader, progress.batch):
+            # hidden tokens and dropout depend on where the run stands alone, so a resumed run draws the same ones
+            place = (recipe.seed, progress.epoch, progress.batch, accelerator.process_index)
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
             with accelerator.accumulate(model):
                 loss = gathered_loss(accelerator, model, batch, recipe)
                 accelerator.backward(loss)

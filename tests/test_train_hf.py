@@ -1,0 +1,251 @@
+"""The training script: its arguments, its loss on several processes, a run and its continuation."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from torch import multiprocessing
+from transformers import AutoModel, AutoProcessor
+
+import train_hf
+from corpora import load_synthetic
+from modeling_ivt import IVTConfig, IVTModel, cmpm_loss
+from train_hf import GatherWithGradient, Recipe, RunPaths
+
+ROOT = Path(__file__).parents[1]
+TINY_MODEL = {
+    "image_size": [48, 32],
+    "patch_stride": 16,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 96,
+}
+
+
+# ---- arguments
+
+
+def test_command_line_wins_over_recipe_file(tmp_path):
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text("learning_rate: 1e-3\nlevels: [sentence]\nmodel:\n  hidden_size: 64\n  patch_stride: 8\n")
+    arguments = ["--config", str(recipe_file), "--learning_rate", "0.5", "--model.hidden_size", "96", "--seed", "7"]
+    paths, recipe, model_fields = train_hf.parse_arguments(arguments)
+    assert (recipe.learning_rate, recipe.levels, recipe.seed) == (0.5, ["sentence"], 7)
+    assert model_fields == {"hidden_size": 96, "patch_stride": 8}
+    assert paths == RunPaths()
+
+
+@pytest.mark.parametrize(
+    "misspelt, nearest", [("learning_rat", "learning_rate"), ("model.hiden_size", "model.hidden")]
+)
+def test_misspelt_field_names_the_nearest(tmp_path, misspelt, nearest):
+    with pytest.raises(ValueError, match=f"no field '{misspelt}'; the nearest is '{nearest}"):
+        train_hf.parse_arguments([f"--{misspelt}", "1"])
+    recipe_file = tmp_path / "recipe.yaml"
+    group, _, name = misspelt.rpartition(".")
+    recipe_file.write_text(f"{group}:\n  {name}: 1\n" if group else f"{name}: 1\n")
+    with pytest.raises(ValueError, match=f"the nearest is '{nearest}"):
+        train_hf.parse_arguments(["--config", str(recipe_file)])
+
+
+@pytest.mark.parametrize("recipe_file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_of_the_repository_are_valid(recipe_file):
+    _, recipe, model_fields = train_hf.parse_arguments(["--config", str(recipe_file)])
+    IVTConfig(**model_fields)
+    assert recipe.corpus.replace("-", "_") == recipe_file.stem or recipe_file.stem == "demo"
+
+
+def test_paper_recipes_differ_where_the_paper_does():
+    read = {}
+    for name in ("cuhk_pedes", "icfg_pedes", "rstpreid"):
+        read[name] = train_hf.parse_arguments(["--config", str(ROOT / f"recipes/{name}.yaml")])[1:]
+    strides = {name: fields["patch_stride"] for name, (_, fields) in read.items()}
+    assert strides == {"cuhk_pedes": 12, "icfg_pedes": 12, "rstpreid": 16}
+    assert {name: recipe.batch_size for name, (recipe, _) in read.items()} == {
+        "cuhk_pedes": 28,
+        "icfg_pedes": 28,
+        "rstpreid": 48,
+    }
+
+
+# ---- schedule and optimiser
+
+
+def test_learning_rate_warms_up_and_ends_at_its_least():
+    factor = train_hf.learning_rate_factor
+    assert factor(0, warmup_steps=10, progress=0.0, min_lr_ratio=0.1) == pytest.approx(0.1)
+    assert factor(9, warmup_steps=10, progress=0.0, min_lr_ratio=0.1) == 1.0
+    assert factor(50, warmup_steps=10, progress=0.5, min_lr_ratio=0.1) == pytest.approx(0.55)
+    assert factor(100, warmup_steps=0, progress=1.2, min_lr_ratio=0.1) == pytest.approx(0.1)
+
+
+def test_every_parameter_is_optimised_once_and_biases_faster(tiny_config):
+    model = IVTModel(tiny_config)
+    for name in ("sgd", "adamw"):
+        recipe = Recipe(optimizer=name, learning_rate=0.1, bias_lr_factor=2.0, weight_decay=0.01)
+        groups = train_hf.build_optimizer(model, recipe).param_groups
+        settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+        assert sum(len(group["params"]) for group in groups) == len(settings) == len(list(model.parameters()))
+        assert settings[id(model.layers[0].attention.qkv.bias)] == (0.2, 0.01 if name == "sgd" else 0.0)
+        assert settings[id(model.layers[0].attention.qkv.weight)] == (0.1, 0.01)
+    with pytest.raises(ValueError, match="choose sgd or adamw"):
+        train_hf.build_optimizer(model, Recipe(optimizer="adam"))
+
+
+# ---- loss
+
+
+def test_text_groups_do_not_change_the_loss(tiny_config):
+    model = IVTModel(tiny_config).eval()
+    lengths = torch.tensor([3, 9, 5, 12, 4, 7])
+    batch = {
+        "pixel_values": torch.randn(2, 3, *tiny_config.image_size),
+        "input_ids": torch.randint(5, tiny_config.vocab_size, (6, 12)),
+        "attention_mask": (torch.arange(12) < lengths[:, None]).long(),
+        "person_ids": torch.tensor([4, 9]),
+        "text_person_ids": torch.tensor([4, 9, 4, 9, 4, 9]),
+    }
+    losses = []
+    for text_groups in (1, 3):
+        *embeds_and_ids, text_person_ids = train_hf.embed_batch(model, batch, text_groups)
+        losses.append(cmpm_loss(*embeds_and_ids, text_person_ids))
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def _gather_on_one_of_two(rank: int, folder: str) -> None:
+    """One of two processes: the gradient of a loss over the gathered rows with respect to its own."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    images, texts, ids = torch.load(f"{folder}/batch.pt")
+    own = slice(2 * rank, 2 * rank + 2)
+    local = images[own].clone().requires_grad_()
+    cmpm_loss(GatherWithGradient.apply(local), GatherWithGradient.apply(texts[own]), ids).backward()
+    torch.save(local.grad, f"{folder}/gradient{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_gathered_loss_has_the_gradient_of_the_whole_batch(tmp_path):
+    images, texts, ids = torch.randn(4, 8), torch.randn(4, 8), torch.tensor([1, 2, 1, 3])
+    torch.save((images, texts, ids), tmp_path / "batch.pt")
+    multiprocessing.spawn(_gather_on_one_of_two, args=(str(tmp_path),), nprocs=2)
+    whole = images.clone().requires_grad_()
+    cmpm_loss(whole, texts, ids).backward()
+    gathered = torch.cat([torch.load(tmp_path / f"gradient{rank}.pt") for rank in range(2)])
+    # both processes compute the loss; DDP averages over the two, so twice the gradient is right
+    torch.testing.assert_close(gathered / 2, whole.grad)
+
+
+# ---- a run
+
+
+@pytest.fixture
+def tiny_corpus(tmp_path_factory, monkeypatch):
+    """Six people for training, four for validation."""
+    root = tmp_path_factory.getbasetemp() / "corpus"
+    sizes = {"train": 6, "val": 4}
+
+    def load_tiny(name, _root, split, **options):
+        assert name == "synthetic"
+        return load_synthetic(split, root, num_people=sizes[split], images_per_person=2, num_proc=1)
+
+    monkeypatch.setattr(train_hf, "load_corpus", load_tiny)
+
+
+def run(output_dir: Path, **settings) -> Path:
+    """Train a tiny model for 7 steps: 3 a epoch, checkpoints after steps 2, 3, 4, 6, 7."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    paths = RunPaths(str(output_dir), resume=settings.pop("resume", False))
+    recipe = Recipe(
+        tokenizer=str(ROOT / "recipes/tokenizer-synthetic"), batch_size=8, num_workers=0, crop_pad=2, log_steps=1,
+        optimizer="adamw", warmup_epochs=1.0, max_steps=7, save_steps=2, num_views=1, **settings,
+    )  # fmt: skip
+    train_hf.train(paths, recipe, dict(TINY_MODEL))
+    return output_dir
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModel.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
+    output_dir = run(tmp_path / "run", itc_weight=1.0, text_groups=2, group_by_length=True, max_grad_norm=1.0)
+    for name in ("best", "final"):
+        processor = AutoProcessor.from_pretrained(output_dir / name)
+        inputs = processor(text=["a man in a red coat"], return_tensors="pt")
+        assert AutoModel.from_pretrained(output_dir / name)(**inputs).text_embeds.shape == (1, 32)
+    records = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, 8))
+    validations = [r for r in records if "validation" in r]
+    assert [r["step"] for r in validations] == [3, 6, 7]
+    assert all(r["validation"]["text_to_image"]["num_queries"] == 16 for r in validations)
+    assert (output_dir / "curves.png").stat().st_size > 5_000
+    assert sorted(p.name for p in (output_dir / "checkpoints").iterdir()) == ["step-00000006", "step-00000007"]
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", gradient_accumulation_steps=1)
+    loss_of, calls = train_hf.gathered_loss, []
+
+    def break_off_in_step_6(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return loss_of(*arguments)
+
+    monkeypatch.setattr(train_hf, "gathered_loss", break_off_in_step_6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken")
+    monkeypatch.setattr(train_hf, "gathered_loss", loss_of)
+    broken = run(tmp_path / "broken", resume=True)
+    for name, tensor in weights(whole / "final").items():
+        assert torch.equal(tensor, weights(broken / "final")[name]), name
+    metrics = []
+    for folder in (whole, broken):
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        metrics.append([{k: v for k, v in r.items() if k != "seconds"} for r in records])
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_gradient_accumulation_counts_optimiser_steps(tmp_path):
+    output_dir = run(tmp_path / "run", gradient_accumulation_steps=2)
+    records = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    # 3 batches an epoch are 2 optimiser steps, the second of them on one batch
+    assert [r["epoch"] for r in records if "loss" in r] == [0, 0, 1, 1, 2, 2, 3]
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_time_limit_ends_the_run(tmp_path):
+    output_dir = run(tmp_path / "run", max_minutes=1e-6)
+    records = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [1, 1]
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        train_hf, "gathered_loss", lambda _accelerator, model, *_: next(model.parameters()).sum() * math.nan
+    )
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_resume_without_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="found no checkpoint"):
+        run(tmp_path / "run", resume=True)
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_tokenizer_larger_than_the_model_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="tokens, the model knows 50"):
+        model = IVTModel(IVTConfig(vocab_size=50, **TINY_MODEL))
+        model.save_pretrained(tmp_path / "small")
+        run(tmp_path / "run", init=str(tmp_path / "small"))
