@@ -1,0 +1,230 @@
+"""Training batches of IVT: (image, caption) pairs -> several views and several levels of text.
+
+Multi-level alignment (MLA) of Shu et al., arXiv 2208.08608, sec. 3.2. Every pair gives V augmented views of its image
+(`views.py`) and one text per level (`levels.py`). For ablations: levels=("sentence",) with one view is the plain
+baseline; one view with all levels shares that view among the texts, at a third of the image work.
+
+    pairs = TrainingPairs(rows, processor)
+    sampler = PairSampler(pairs.caption_lengths, batch_size=B, seed=0)
+    loader = DataLoader(pairs, batch_size=B, sampler=sampler, collate_fn=PairCollator(processor), drop_last=True)
+    loader.set_epoch(epoch)  # of a loader prepared by accelerate; sampler.set_epoch(epoch) of a plain one
+
+Everything random about a pair depends on (seed, epoch, index of the pair) alone, whatever the number of workers or
+processes, so a resumed run continues exactly.
+
+Letters: B pairs, V views, T texts per pair (one per level), H height, W width, L text tokens.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+from tqdm.auto import tqdm
+
+from .image_processing_ivt import IVTImageProcessor
+from .processing_ivt import IVTProcessor
+from .views import TrainingViews, resized_pixels
+
+LEVELS = ("sentence", "phrase", "word")
+
+
+class TrainingPairs(TorchDataset):
+    """The (image, caption) pairs of a corpus, augmented.
+
+    An item is asked for as `pairs[epoch, index]`: the epoch travels with the index because worker processes keep the
+    copy of the dataset they were started with. `PairSampler` gives such keys.
+
+    Args:
+        rows: dataset with the columns `image`, `image_id`, `person_id`, `captions`, and `levels` (see
+            `levels.add_levels`) unless only whole sentences are wanted.
+        processor: gives the images' size and filter.
+        levels: texts per pair, any of "sentence", "phrase", "word".
+        views: number and kind of the augmented views; None takes `TrainingViews()`.
+        seed: of the augmentation.
+        cache_images: keep the resized uint8 pictures in memory, 3 x H x W bytes each, decoded once and in parallel.
+
+    Raises:
+        ValueError: for unknown levels, missing columns, an empty caption, or an image that cannot be read (then or in
+            `pairs[epoch, index]`), named by its `image_id`.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        processor: IVTProcessor,
+        levels: Sequence[str] = LEVELS,
+        views: TrainingViews | None = None,
+        seed: int = 0,
+        cache_images: bool = False,
+    ) -> None:
+        if not levels or not set(levels) <= set(LEVELS):
+            raise ValueError(f"levels are {tuple(levels)}, expected one or more of {LEVELS}")
+        if "levels" not in rows.column_names and set(levels) != {"sentence"}:
+            raise ValueError(f"rows have no column 'levels', which {tuple(levels)} need; call add_levels(rows) first")
+        self.levels, self.seed = tuple(levels), seed
+        self.views = TrainingViews() if views is None else views
+        self.image_processor = processor.image_processor
+        self.image_ids, self.person_ids = list(rows["image_id"]), list(rows["person_id"])
+        self.captions = list(rows["captions"])
+        self.pieces = list(rows["levels"]) if set(levels) != {"sentence"} else None
+        self.pairs = [(row, number) for row, captions in enumerate(self.captions) for number in range(len(captions))]
+        for row, number in self.pairs:
+            if not self.captions[row][number].strip():
+                raise ValueError(
+                    f"caption {number} of image {self.image_ids[row]!r} is empty; remove it from the rows"
+                )
+        self._images = rows.select_columns(["image"])
+        self._cache = self._decode_all() if cache_images else None
+
+    @property
+    def caption_lengths(self) -> list[int]:
+        """Words of each pair's caption, to group pairs of like length."""
+        return [len(self.captions[row][number].split()) for row, number in self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Augment one pair.
+
+        Args:
+            key: (epoch, index of the pair).
+
+        Returns:
+            `views` uint8 (V, 3, H, W), `texts` T strings in random order of the levels, `person_id`, `image_id`.
+            The views are alike in distribution, so the random order pairs views and levels at random.
+
+        Raises:
+            ValueError: for a key without an epoch, which would repeat one augmentation for ever.
+        """
+        if not isinstance(key, tuple):
+            raise ValueError(f"got key {key!r}, expected (epoch, index); give the DataLoader a PairSampler")
+        epoch, index = key
+        row, number = self.pairs[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
+        texts = [self._text(level, row, number, rng) for level in self.levels]
+        rng.shuffle(texts)
+        pixels = self._pixels(row) if self._cache is None else self._cache[row]
+        return {
+            "views": self.views(pixels, rng),
+            "texts": texts,
+            "person_id": self.person_ids[row],
+            "image_id": self.image_ids[row],
+        }
+
+    def _text(self, level: str, row: int, number: int, rng: np.random.Generator) -> str:
+        if level == "sentence":
+            return self.captions[row][number]
+        pieces = self.pieces[row][number]
+        if level == "word" and pieces["words"]:
+            return " ".join(pieces["words"])
+        return pieces["phrases"][rng.integers(len(pieces["phrases"]))]
+
+    def _pixels(self, row: int) -> np.ndarray:
+        try:
+            return resized_pixels(self._images[row]["image"], self.image_processor)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+            raise ValueError(
+                f"image {self.image_ids[row]!r} cannot be read: {error}; load the corpus with on_bad_image='skip' "
+                "to leave such images out"
+            ) from error
+
+    def _decode_all(self) -> np.ndarray:
+        size = self.image_processor.size
+        cache = np.empty((len(self._images), 3, size.height, size.width), np.uint8)
+
+        def decode(row: int) -> None:
+            cache[row] = self._pixels(row)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside the interpreter's lock
+            for _ in tqdm(pool.map(decode, range(len(cache))), total=len(cache), desc="images", unit="image"):
+                pass
+        return cache
+
+
+class PairSampler(Sampler[tuple[int, int]]):
+    """Shuffle the pairs of an epoch so that every batch holds captions of like length, which saves padding.
+
+    Pairs are shuffled, sorted by length inside windows of `window` batches, cut into batches, and the batches
+    shuffled. The pairs that do not fill a batch are left out. The order depends on (seed, epoch) alone.
+
+    It is a sampler, not a batch sampler, because that is where accelerate's `set_epoch` looks on one process and on
+    many; it gives keys (epoch, index) for `TrainingPairs`.
+
+    Args:
+        lengths: length of each pair's caption.
+        batch_size: pairs per batch; with P processes P times the loader's batch size keeps theirs alike too.
+        seed: of the order.
+        window: batches sorted together; 1 sorts nothing across batches, which is a plain shuffle.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, window: int = 50) -> None:
+        if len(lengths) < batch_size:
+            raise ValueError(f"{len(lengths)} pairs do not fill one batch of {batch_size}; use a smaller batch size")
+        self.lengths = np.asarray(lengths)
+        self.batch_size, self.seed, self.window = batch_size, seed, window
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch_size * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.lengths))[: len(self)]
+        step = self.window * self.batch_size
+        windows = [order[start : start + step] for start in range(0, len(order), step)]
+        order = np.concatenate([w[np.argsort(self.lengths[w], kind="stable")] for w in windows])
+        batches = rng.permutation(order.reshape(-1, self.batch_size))  # shuffles the rows
+        epoch = self.epoch
+        return ((epoch, index) for index in batches.ravel().tolist())
+
+
+class PairCollator:
+    """Stack pairs into a training batch; nothing here is random.
+
+    Args:
+        processor: gives the tokenizer, text options, and the normalisation of pictures.
+    """
+
+    def __init__(self, processor: IVTProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch.
+
+        Args:
+            pairs: B items of `TrainingPairs`.
+
+        Returns:
+            `pixel_values` float32 (V*B, 3, H, W) and `person_ids` (V*B,): row v * B + b is view v of pair b;
+            `input_ids`, `attention_mask` (T*B, L) and `text_person_ids` (T*B,): row t * B + b is text t of pair b;
+            `image_ids` list of B.
+        """
+        views = torch.from_numpy(np.stack([pair["views"] for pair in pairs], axis=1))  # (V, B, 3, H, W)
+        num_texts = len(pairs[0]["texts"])
+        texts = [pair["texts"][t] for t in range(num_texts) for pair in pairs]  # (T*B)
+        person_ids = torch.tensor([pair["person_id"] for pair in pairs])  # (B,)
+        return {
+            "pixel_values": normalise(views.flatten(0, 1), self.processor.image_processor),
+            **self.processor(text=texts, return_tensors="pt"),
+            "person_ids": person_ids.repeat(len(views)),
+            "text_person_ids": person_ids.repeat(num_texts),
+            "image_ids": [pair["image_id"] for pair in pairs],
+        }
+
+
+def normalise(pixels: torch.Tensor, image_processor: IVTImageProcessor) -> torch.Tensor:
+    """Scale and normalise uint8 pixels (N, 3, H, W) to float32 as the image processor does."""
+    mean = torch.tensor(image_processor.image_mean).view(3, 1, 1)
+    std = torch.tensor(image_processor.image_std).view(3, 1, 1)
+    return pixels.float().mul_(image_processor.rescale_factor / std).sub_(mean / std)

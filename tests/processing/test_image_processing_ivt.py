@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from processing import IVTImageProcessor
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (30, 10, 3), dtype=np.uint8)  # (H, W, 3)
+PICTURE = Image.fromarray(PIXELS)
+
+
+def pixel_values(images, **kwargs):
+    return IVTImageProcessor()(images, return_tensors="pt", **kwargs).pixel_values
+
+
+def test_default_output_is_384_high_and_128_wide_in_minus_one_to_one():
+    values = pixel_values(PICTURE)
+    assert values.shape == (1, 3, 384, 128) and values.dtype == torch.float32
+    assert -1 <= values.min() < -0.9 and 0.9 < values.max() <= 1
+
+
+def test_output_is_bicubic_resize_then_scaling():
+    expected = np.asarray(PICTURE.resize((128, 384), Image.Resampling.BICUBIC)).astype(float) / 127.5 - 1
+    np.testing.assert_allclose(pixel_values(PICTURE)[0].permute(1, 2, 0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation, turn", [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
+def test_exif_orientation_is_applied(orientation, turn):
+    sideways = PICTURE.copy()
+    sideways.getexif()[0x0112] = orientation
+    torch.testing.assert_close(pixel_values(sideways), pixel_values(PICTURE.transpose(turn)))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "I", "F"]
+)
+def test_every_mode_keeps_black_left_and_white_right(mode):
+    picture = Image.new("RGB", (10, 30), "white")
+    picture.paste("black", (0, 0, 5, 30))
+    through = "RGBA" if mode == "RGBa" else "LA" if mode == "PA" else "RGB"
+    values = pixel_values(picture.convert(through).convert(mode))[0]
+    torch.testing.assert_close(values[..., :48], torch.full((3, 384, 48), -1.0), atol=0.05, rtol=0)
+    torch.testing.assert_close(values[..., 80:], torch.full((3, 384, 48), 1.0), atol=0.05, rtol=0)
+
+
+def test_sixteen_bits_look_like_eight():
+    grey = PIXELS[..., 0]
+    sixteen = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert sixteen.mode == "I;16"
+    torch.testing.assert_close(pixel_values(sixteen), pixel_values(Image.fromarray(grey)))
+    torch.testing.assert_close(pixel_values(sixteen.convert("I")), pixel_values(Image.fromarray(grey)))
+
+
+def test_transparency_becomes_white():
+    half = Image.new("RGBA", (10, 30), (0, 0, 0, 128))
+    torch.testing.assert_close(pixel_values(half), torch.full((1, 3, 384, 128), 127 / 127.5 - 1), atol=0.01, rtol=0)
+    palette = Image.new("P", (10, 30), 0)
+    palette.info["transparency"] = 0
+    for clear in (Image.new("RGBA", (10, 30)), Image.new("LA", (10, 30)), palette):
+        torch.testing.assert_close(pixel_values(clear), torch.ones(1, 3, 384, 128))
+
+
+def test_a_path_is_read_like_its_picture(tmp_path):
+    path = tmp_path / "clear.png"
+    Image.new("RGBA", (10, 30)).save(path)
+    for given in (path, str(path), [str(path)]):
+        torch.testing.assert_close(pixel_values(given), torch.ones(1, 3, 384, 128))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        PIXELS,
+        PIXELS.transpose(2, 0, 1),
+        PIXELS[None],
+        PIXELS.astype(np.int64),
+        PIXELS.astype(np.float64),
+        PIXELS / 255,
+        PIXELS.astype(np.uint16) * 257,
+        torch.tensor(PIXELS),
+        torch.tensor(PIXELS.transpose(2, 0, 1)) / 255,
+        np.dstack([PIXELS, np.full((30, 10), 255, np.uint8)]),
+        [PICTURE],
+        [[PICTURE]],
+    ],
+    ids=["HWC", "CHW", "batch", "int", "float", "unit", "uint16", "torch", "unit CHW", "opaque", "list", "nested"],
+)
+def test_every_kind_of_image_gives_the_same(same):
+    torch.testing.assert_close(pixel_values(same), pixel_values(PICTURE))
+
+
+def test_grey_arrays_need_no_channel():
+    grey = PIXELS[..., 0]
+    for same in (grey, grey[..., None], grey[None], torch.tensor(grey)):
+        torch.testing.assert_close(pixel_values(same), pixel_values(Image.fromarray(grey)))
+
+
+def test_lists_may_mix_kinds_and_sizes():
+    other = Image.new("L", (20, 20), 255)
+    values = pixel_values([PIXELS, other, PICTURE])
+    torch.testing.assert_close(values, torch.cat([pixel_values(PICTURE), pixel_values(other), pixel_values(PICTURE)]))
+
+
+def test_arrays_that_need_no_scaling_are_left_alone():
+    unit = PIXELS / 255
+    values = pixel_values(unit, do_rescale=False, do_resize=False)
+    np.testing.assert_allclose(values[0].permute(1, 2, 0), unit * 2 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [3, None, {"image": PICTURE}, [PICTURE, None], b"bytes"])
+def test_what_is_no_image_is_named(wrong):
+    with pytest.raises(ValueError, match="expected an image"):
+        pixel_values(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ([], "empty list"),
+        (np.zeros(5), "is no image"),
+        (np.full((30, 10, 3), -1.0), "from -1 to 0"),
+        (np.full((30, 10, 3), 300), "from 0 to 300"),
+        (np.full((30, 10, 3), np.nan), "expected 0..255"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        pixel_values(wrong)
+
+
+def test_settings_survive_saving(tmp_path):
+    IVTImageProcessor(size={"height": 32, "width": 16}, image_mean=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
+    again = IVTImageProcessor.from_pretrained(tmp_path)
+    assert dict(again.size) == {"height": 32, "width": 16} and list(again.image_mean) == [0.4, 0.5, 0.6]
+    assert again(PICTURE, return_tensors="pt").pixel_values.shape == (1, 3, 32, 16)

@@ -1,0 +1,89 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from processing import IVTImageProcessor
+from processing.batches import normalise
+from processing.views import TrainingViews, resized_pixels
+
+HEIGHT, WIDTH = 24, 8
+PIXELS = np.random.default_rng(0).integers(1, 127, (3, HEIGHT, WIDTH), dtype=np.uint8)  # no pad black, no erase grey
+PLAIN = TrainingViews(num_views=1, padding=0, flip=0, erase=0)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_resized_pixels_are_what_the_image_processor_sees(mode):
+    picture = Image.fromarray(PIXELS.transpose(1, 2, 0)).convert(mode)
+    image_processor = IVTImageProcessor(size={"height": 36, "width": 10}, image_mean=[0.4, 0.5, 0.6])
+    pixels = resized_pixels(picture, image_processor)
+    assert pixels.shape == (3, 36, 10) and pixels.dtype == np.uint8
+    expected = image_processor(picture, return_tensors="pt").pixel_values
+    torch.testing.assert_close(normalise(torch.from_numpy(pixels)[None], image_processor), expected)
+
+
+def test_without_augmentation_a_view_is_the_picture():
+    views = PLAIN(PIXELS, rng())
+    assert views.dtype == np.uint8
+    np.testing.assert_array_equal(views, PIXELS[None])
+
+
+def test_views_depend_on_the_generator_alone_and_differ():
+    before = PIXELS.copy()
+    views = TrainingViews(num_views=3)
+    first = views(PIXELS, rng(1))
+    assert first.shape == (3, 3, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(first, pickle.loads(pickle.dumps(views))(PIXELS, rng(1)))
+    assert (first != views(PIXELS, rng(2))).any()
+    assert all((first[i] != first[j]).any() for i, j in [(0, 1), (0, 2), (1, 2)])
+    np.testing.assert_array_equal(PIXELS, before)
+
+
+def test_flip_is_left_to_right():
+    view = TrainingViews(num_views=1, padding=0, flip=1, erase=0)(PIXELS, rng())[0]
+    np.testing.assert_array_equal(view, PIXELS[:, :, ::-1])
+
+
+def test_crops_are_all_the_windows_of_the_padded_picture():
+    padded = np.pad(PIXELS, ((0, 0), (2, 2), (2, 2)))
+    windows = {padded[:, y : y + HEIGHT, x : x + WIDTH].tobytes() for y in range(5) for x in range(5)}
+    views = TrainingViews(num_views=400, padding=2, flip=0, erase=0)(PIXELS, rng())
+    assert {view.tobytes() for view in views} == windows
+
+
+def test_erased_part_is_a_grey_rectangle_of_the_given_area_and_aspect():
+    pixels = np.zeros((3, 96, 32), np.uint8)
+    views = TrainingViews(num_views=300, padding=0, flip=0, erase=1, erase_aspect=(1.5, 3.3))(pixels, rng())
+    areas = []
+    for view in views:
+        assert (view == view[0]).all() and set(np.unique(view)) == {0, 127}
+        rows, columns = np.flatnonzero(view[0].any(1)), np.flatnonzero(view[0].any(0))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert (view[0] > 0).sum() == height * width  # a full rectangle
+        assert 1.5 <= (height + 0.5) / (width - 0.5) and (height - 0.5) / (width + 0.5) <= 3.3
+        areas.append(height * width / pixels[0].size)
+    assert 0.015 < min(areas) < 0.05 and 0.2 < max(areas) < 0.42
+
+
+def test_erase_fill_is_per_channel():
+    view = TrainingViews(num_views=1, padding=0, flip=0, erase=1, erase_fill=(200, 210, 220))(PIXELS, rng())[0]
+    changed = (view != PIXELS).any(0)
+    assert changed.any() and (view[:, changed] == np.array([[200], [210], [220]])).all()
+
+
+def test_flip_and_erase_happen_at_their_rates():
+    views = TrainingViews(num_views=2000, padding=0, flip=0.25, erase=0.6)(PIXELS, rng())
+    erased = (views == 127).any((1, 2, 3))
+    flipped = (views[~erased] == PIXELS[:, :, ::-1]).all((1, 2, 3))
+    assert abs(erased.mean() - 0.6) < 0.05 and abs(flipped.mean() - 0.25) < 0.06
+
+
+def test_a_rectangle_that_cannot_fit_erases_nothing():
+    views = TrainingViews(num_views=1, padding=0, flip=0, erase=1, erase_area=(2, 2))
+    np.testing.assert_array_equal(views(PIXELS, rng())[0], PIXELS)
