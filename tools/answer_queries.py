@@ -22,24 +22,22 @@ from retrieval.sheets import Answer, draw_answers
 ANSWERS_PER_QUERY = 10
 
 
-def _asks_for_blue_dress(person: dict[str, Any]) -> bool:
-    return person["upper"]["kind"] == "dress" and person["upper"]["colour"] == "blue"
+def _wears_black_dress(person: dict[str, Any]) -> bool:
+    return person["upper"]["kind"] == "dress" and person["upper"]["colour"] == "black"
 
 
-def _asks_for_plaid_and_backpack(person: dict[str, Any]) -> bool:
-    has_backpack = person["bag"] is not None and person["bag"]["kind"] == "backpack"
-    return person["gender"] == "man" and person["upper"]["pattern"] == "plaid" and has_backpack
+def _is_woman_in_white_with_skirt(person: dict[str, Any]) -> bool:
+    return person["gender"] == "woman" and person["upper"]["colour"] == "white" and person["lower"]["kind"] == "skirt"
 
 
-def _asks_for_pink_top_and_jeans(person: dict[str, Any]) -> bool:
-    colours = (person["upper"]["colour"], person["lower"]["colour"])
-    return person["gender"] == "woman" and colours == ("pink", "black")
+def _is_man_in_pink(person: dict[str, Any]) -> bool:
+    return person["gender"] == "man" and person["upper"]["colour"] == "pink"
 
 
 QUERIES: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
-    ("a woman in a blue dress", _asks_for_blue_dress),
-    ("a man with a checked shirt or jacket who carries a backpack", _asks_for_plaid_and_backpack),
-    ("this woman is dressed in a pink top and something black below", _asks_for_pink_top_and_jeans),
+    ("A lady who has a black dress on.", _wears_black_dress),
+    ("Find me the woman with something white on top, and she wears a skirt.", _is_woman_in_white_with_skirt),
+    ("A man, dressed in pink.", _is_man_in_pink),
 )
 
 
@@ -66,8 +64,8 @@ def answer_queries(checkpoint: str, output: str, corpus_root: str | None = None)
         images = gallery.select(found)["image"]
         rights = [is_right(people[index]) for index in found]
         answers.append([Answer(*answer) for answer in zip(images, query_scores, rights, strict=True)])
-        in_gallery = sum(map(is_right, people))
-        print(f"“{sentence}”: {sum(rights)} of {len(found)} answers right ({in_gallery} of {len(people)} pictures are)")
+        in_gallery = f"{sum(map(is_right, people))} of the {len(people)} pictures are"
+        print(f"“{sentence}”: {sum(rights)} of {len(found)} answers are right; in the gallery {in_gallery}")
     draw_answers(sentences, answers, output)
     print(f"answers drawn to {output}")
 

@@ -1,0 +1,140 @@
+"""Evaluate a checkpoint on a corpus: R@1/5/10, mAP and mINP, captions searching images and images searching captions.
+
+    python evaluate_hf.py CHECKPOINT --corpus cuhk-pedes --corpus_root data/CUHK-PEDES --output metrics.json
+    python evaluate_hf.py checkpoints/NAME --corpus synthetic --split val
+
+CHECKPOINT is a folder or a name on the Hub. Definitions: metric/person_retrieval/README.md.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import AutoModel, AutoProcessor
+
+import modeling_ivt  # noqa: F401  lets the Auto classes know IVT, so no remote code is run
+from corpora import CORPORA, SPLITS, load_corpus
+from metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
+from retrieval.evaluation import evaluate_retrieval
+
+DIRECTIONS = ("text_to_image", "image_to_text")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="folder or Hub name of a model with its processor")
+    parser.add_argument("--corpus", required=True, help=", ".join(CORPORA))
+    parser.add_argument("--corpus_root", help="the corpus's official folder (synthetic: a folder to cache it in)")
+    parser.add_argument("--split", default="test", help=f"{', '.join(SPLITS)} (default: test)")
+    parser.add_argument("--on_bad_image", default="error", choices=("error", "skip"))
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--device", default="auto", help="auto (an accelerator if there is one), cpu, cuda:1, ...")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--average_precision", default="standard", choices=AVERAGE_PRECISIONS)
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures there too")
+    return parser.parse_args(argv)
+
+
+def find_device(name: str) -> torch.device:
+    """Turn "auto" into the accelerator, or the CPU where there is none."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def load_model(checkpoint: str, device: torch.device, dtype: str) -> torch.nn.Module:
+    """Load a model whose every weight comes from the checkpoint.
+
+    Raises:
+        ValueError: if weights are missing, which would leave random numbers in their place.
+    """
+    model, info = AutoModel.from_pretrained(checkpoint, dtype=dtype, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{checkpoint} lacks {len(missing)} weights of its model, the first {missing[0]}; "
+            "its config.json and weights do not belong together: save or convert it again"
+        )
+    return model.to(device)
+
+
+def load_processor(checkpoint: str) -> Any:
+    """Load the processor of a checkpoint.
+
+    Raises:
+        ValueError: if there is none or it has no tokenizer, as after a conversion without `--tokenizer`.
+    """
+    try:
+        return AutoProcessor.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint} has no whole processor (image processor and tokenizer): {str(error).splitlines()[0]}; "
+            "convert it with --tokenizer, or save an IVTProcessor there"
+        ) from error
+
+
+def table_of(results: dict[str, Any]) -> str:
+    """Lay out the percentages, a direction per line."""
+    columns = [name for name in results[DIRECTIONS[0]] if not name.startswith("num_")]
+    lines = [f"{'':<14}" + "".join(f"{name:>8}" for name in columns)]
+    for direction in DIRECTIONS:
+        figures = "".join(f"{results[direction][name]:>8.2f}" for name in columns)
+        lines.append(f"{direction.replace('_', ' '):<14}" + figures)
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate, print a table, write the json."""
+    arguments = parse_arguments(argv)
+    dataset = load_corpus(
+        arguments.corpus, arguments.corpus_root, arguments.split, on_bad_image=arguments.on_bad_image
+    )
+    device = find_device(arguments.device)
+    model = load_model(arguments.checkpoint, device, arguments.dtype)
+    processor = load_processor(arguments.checkpoint)
+    start = time.perf_counter()
+    metrics = evaluate_retrieval(
+        model, processor, dataset, arguments.batch_size, average_precision=arguments.average_precision
+    )
+    results = {
+        "checkpoint": arguments.checkpoint,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "corpus": arguments.corpus,
+        "split": arguments.split,
+        "num_images": metrics["image_to_text"]["num_queries"],
+        "num_captions": metrics["text_to_image"]["num_queries"],
+        "num_people": len(set(dataset["person_id"][:])),
+        "average_precision": arguments.average_precision,
+        **metrics,
+        "device": str(device),
+        "dtype": arguments.dtype,
+        "seconds": round(time.perf_counter() - start, 3),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "datasets": datasets.__version__,
+        },
+    }
+    print(
+        f"{arguments.checkpoint} on {arguments.corpus}, {arguments.split}: {results['num_people']} people, "
+        f"{results['num_images']} images, {results['num_captions']} captions, in percent\n" + table_of(results)
+    )
+    for direction in DIRECTIONS:
+        if left_out := metrics[direction]["num_queries_without_match"]:
+            print(f"{direction.replace('_', ' ')}: {left_out} queries without a match are left out")
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

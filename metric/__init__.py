@@ -1,0 +1,1 @@
+"""Metrics of the `evaluate` library, a folder each; every folder is also a Space."""

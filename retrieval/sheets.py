@@ -1,0 +1,66 @@
+"""Sheets of pictures: a query above the people it found.
+
+Drawn with matplotlib's figures alone (no pyplot), so nothing depends on a display or on global state.
+"""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+RIGHT_COLOUR, WRONG_COLOUR = "#1a9641", "#bbbbbb"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One picture found for a query.
+
+    Attributes:
+        image: the picture.
+        score: cosine of query and picture, in [-1, 1].
+        right: whether it shows a person that was asked for; None if nobody knows.
+    """
+
+    image: Image.Image
+    score: float
+    right: bool | None = None
+
+
+def draw_answers(queries: Sequence[str], answers: Sequence[Sequence[Answer]], path: str | os.PathLike[str]) -> None:
+    """Draw a row per query, best picture first, right ones framed in green.
+
+    Args:
+        queries: the sentences.
+        answers: per query its pictures, best first.
+        path: the picture to write; its ending chooses the format.
+
+    Raises:
+        ValueError: if there are no queries, or not one list of answers per query.
+    """
+    if not queries or len(queries) != len(answers):
+        raise ValueError(
+            f"got {len(queries)} queries and {len(answers)} lists of answers, expected one list per query"
+        )
+    columns = max(map(len, answers))
+    figure = Figure(figsize=(1.25 * columns, 3.9 * len(queries)), layout="constrained")
+    rows = figure.subfigures(len(queries), 1, squeeze=False)[:, 0]
+    for row, query, found in zip(rows, queries, answers, strict=True):
+        row.suptitle("\n".join(textwrap.wrap(f"“{query}”", 12 * columns)), fontsize=12, x=0.01, ha="left")
+        for place, axes in enumerate(row.subplots(1, columns, squeeze=False)[0]):
+            axes.set_axis_off()
+            if place < len(found):
+                _draw_answer(axes, found[place], place + 1)
+    figure.savefig(path, dpi=100)
+
+
+def _draw_answer(axes, answer: Answer, place: int) -> None:
+    width, height = answer.image.size
+    axes.imshow(answer.image)
+    axes.set_title(f"{place}.  {answer.score:.2f}", fontsize=9)
+    if answer.right is not None:
+        frame = {"edgecolor": RIGHT_COLOUR, "linewidth": 5} if answer.right else {"edgecolor": WRONG_COLOUR}
+        axes.add_patch(Rectangle((0, 0), width - 1, height - 1, fill=False, clip_on=False, **frame))

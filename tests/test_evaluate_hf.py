@@ -1,0 +1,213 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer
+from transformers.feature_extraction_utils import BatchFeature
+
+import evaluate_hf
+from corpora import FEATURES
+from metric.person_retrieval.person_retrieval import retrieval_metrics
+from modeling_ivt import IVTModel
+from processing import IVTImageProcessor, IVTProcessor
+from retrieval.evaluation import evaluate_retrieval
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "gray": (128, 128, 128)}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, "a", "man", "in", "."]
+
+
+class PerfectModel(torch.nn.Module):
+    """Embeds an image as its colour, and a caption as the colour it names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = torch.nn.Parameter(torch.tensor(list(COLOURS.values())) / 255)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(pooler_output=pixel_values.mean(dim=(2, 3)))
+
+    def get_text_features(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(pooler_output=self.colours[input_ids[:, 0]])
+
+
+class ColourProcessor:
+    def __call__(self, images: Any = None, text: Any = None, **_: Any) -> BatchFeature:
+        if images is not None:
+            pixels = [torch.from_numpy(np.array(image.resize((2, 3)))).permute(2, 0, 1) / 255 for image in images]
+            return BatchFeature({"pixel_values": torch.stack(pixels)})
+        named = [[number for number, colour in enumerate(COLOURS) if colour in sentence] for sentence in text]
+        return BatchFeature({"input_ids": torch.tensor(named), "attention_mask": torch.ones(len(text), 1)})
+
+
+def rows_of(*rows: tuple[str, int, list[str]]) -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "image": PIL.Image.new("RGB", (4, 7), COLOURS[colour]),
+                "image_id": f"{number}.png",
+                "person_id": person_id,
+                "captions": captions,
+            }
+            for number, (colour, person_id, captions) in enumerate(rows)
+        ],
+        features=FEATURES,
+    )
+
+
+def test_every_caption_searches_and_every_image_stands_in_the_gallery_once() -> None:
+    rows = rows_of(
+        ("red", 7, ["red", "a red man", "red again"]), ("green", 9, ["green"]), ("blue", 7, ["blue", "blue."])
+    )
+    metrics = evaluate_retrieval(PerfectModel(), ColourProcessor(), rows, batch_size=2, progress=False)
+    found = metrics["text_to_image"]
+    assert found["num_queries"] == 6
+    # five queries of person 7, whose other image ties with the wrong one at cosine 0 and so stands behind it
+    assert found["R@1"] == 100
+    assert found["mAP"] == pytest.approx(100 * (5 * (1 + 2 / 3) / 2 + 1) / 6)
+    assert found["mINP"] == pytest.approx(100 * (5 * 2 / 3 + 1) / 6)
+    back = metrics["image_to_text"]
+    assert (back["num_queries"], back["R@1"]) == (3, 100)
+    # red: captions of blue, the same person, tie with that of green and stand behind it: ranks 1, 2, 3, 5, 6 of 6
+    red, blue = [1, 2, 3, 5, 6], [1, 2, 4, 5, 6]
+    precisions = [sum(j / rank for j, rank in enumerate(ranks, start=1)) / 5 for ranks in (red, blue)]
+    assert back["mAP"] == pytest.approx(100 * (sum(precisions) + 1) / 3)
+
+
+def test_captions_that_lie_find_nobody() -> None:
+    rows = rows_of(("red", 1, ["green"]), ("green", 2, ["red"]))
+    metrics = evaluate_retrieval(PerfectModel(), ColourProcessor(), rows, ks=(1, 2), progress=False)
+    for direction in metrics.values():
+        assert (direction["R@1"], direction["R@2"], direction["mAP"]) == (0, 100, 50)
+
+
+def test_image_in_two_rows_is_refused() -> None:
+    rows = rows_of(("red", 1, ["red"]), ("green", 2, ["green"]))
+    rows = Dataset.from_list([*rows, rows[0]], features=FEATURES)
+    with pytest.raises(ValueError, match="'0.png' stands in several rows"):
+        evaluate_retrieval(PerfectModel(), ColourProcessor(), rows, progress=False)
+
+
+@pytest.fixture
+def processor(tiny_model: IVTModel) -> IVTProcessor:
+    height, width = tiny_model.config.image_size
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)}, model_max_length=16)
+    return IVTProcessor(IVTImageProcessor(size={"height": height, "width": width}), tokenizer)
+
+
+def test_batches_change_no_metric_of_the_real_model(tiny_model: IVTModel, processor: IVTProcessor) -> None:
+    captions = {
+        "red": ["A man in red.", "red"],
+        "green": ["Green man"],
+        "blue": ["blue", "in blue " * 30],
+        "gray": ["a"],
+    }
+    rows = rows_of(*[(colour, number // 2, captions[colour]) for number, colour in enumerate(captions)])
+    with torch.no_grad():
+        images = [tiny_model(**processor(images=row["image"], return_tensors="pt")).image_embeds for row in rows]
+        texts = [
+            tiny_model(**processor(text=text, return_tensors="pt")).text_embeds
+            for row in rows
+            for text in row["captions"]
+        ]
+    person_ids = [row["person_id"] for row in rows for _ in row["captions"]]
+    expected = retrieval_metrics(torch.cat(texts), person_ids, torch.cat(images), rows["person_id"][:], ks=(1, 2))
+    metrics = evaluate_retrieval(tiny_model.train(), processor, rows, batch_size=3, ks=(1, 2), progress=False)
+    assert metrics["text_to_image"] == pytest.approx(expected)
+    assert tiny_model.training
+
+
+@pytest.fixture
+def checkpoint(tiny_model: IVTModel, processor: IVTProcessor, tmp_path: Path) -> Path:
+    tiny_model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """RSTPReid as its authors distribute it: two people, an image of a colour each, and a broken one."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "RSTPReid" / "imgs").mkdir(parents=True)
+    entries = []
+    for number, (colour, value) in enumerate(COLOURS.items()):
+        PIL.Image.new("RGB", (30, 70), value).save(tmp_path / "RSTPReid" / "imgs" / f"{colour}.jpg")
+        captions = [f"A man in {colour}.", f"{colour} man"]
+        entries.append({"id": number % 2, "img_path": f"{colour}.jpg", "captions": captions, "split": "test"})
+    (tmp_path / "RSTPReid" / "data_captions.json").write_text(json.dumps(entries), encoding="utf-8")
+    return tmp_path / "RSTPReid"
+
+
+def run(checkpoint: Path, corpus: Path, *arguments: str) -> None:
+    evaluate_hf.main([str(checkpoint), "--corpus", "rstpreid", "--corpus_root", str(corpus), *arguments])
+
+
+def test_command_prints_a_table_and_writes_the_same_figures(
+    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "metrics.json"
+    run(checkpoint, corpus, "--output", str(output), "--batch_size", "3", "--device", "cpu")
+    results = json.loads(output.read_text(encoding="utf-8"))
+    assert (results["corpus"], results["split"], results["checkpoint"]) == ("rstpreid", "test", str(checkpoint))
+    assert (results["num_images"], results["num_captions"], results["num_people"]) == (4, 8, 2)
+    assert results["seconds"] > 0 and results["versions"]["torch"] == torch.__version__
+    printed = capsys.readouterr().out
+    assert "2 people, 4 images, 8 captions" in printed
+    for direction in evaluate_hf.DIRECTIONS:
+        line = next(line for line in printed.splitlines() if line.startswith(direction.replace("_", " ")))
+        names = ("R@1", "R@5", "R@10", "mAP", "mINP")
+        assert line.split()[3:] == [f"{results[direction][name]:.2f}" for name in names]
+
+
+def test_average_precision_and_dtype_reach_the_figures(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    figures = {}
+    for name, *arguments in (
+        ("plain",),
+        ("area", "--average_precision", "trapezoidal"),
+        ("half", "--dtype", "bfloat16"),
+    ):
+        run(checkpoint, corpus, *arguments, "--output", str(tmp_path / f"{name}.json"))
+        figures[name] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert figures["area"]["text_to_image"]["mAP"] < figures["plain"]["text_to_image"]["mAP"]
+    assert figures["area"]["text_to_image"]["R@1"] == figures["plain"]["text_to_image"]["R@1"]
+    assert [figures[name]["dtype"] for name in figures] == ["float32", "float32", "bfloat16"]
+
+
+def test_bad_images_are_an_error_unless_skipped(checkpoint: Path, corpus: Path, capsys: Any) -> None:
+    (corpus / "imgs" / "red.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="1 of 4 images cannot be read: imgs/red.jpg"):
+        run(checkpoint, corpus)
+    run(checkpoint, corpus, "--on_bad_image", "skip")
+    assert "3 images, 6 captions" in capsys.readouterr().out
+
+
+def test_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, corpus: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    lost = sorted(weights)[0]
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name != lost},
+        checkpoint / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(ValueError, match=f"lacks 1 weights.*the first {lost}"):
+        run(checkpoint, corpus)
+
+
+def test_checkpoint_without_tokenizer_says_how_to_add_one(checkpoint: Path, corpus: Path) -> None:
+    for path in checkpoint.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="no whole processor.*convert it with --tokenizer"):
+        run(checkpoint, corpus)
+
+
+def test_unknown_corpus_and_split_are_named(checkpoint: Path, corpus: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'rstpreid'"):
+        evaluate_hf.main([str(checkpoint), "--corpus", "rstp-reid"])
+    with pytest.raises(ValueError, match="no images of split 'val'"):
+        run(checkpoint, corpus, "--split", "val")
