@@ -1,6 +1,6 @@
 """What a corpus holds, counted: sizes, caption lengths, repeated and empty captions.
 
-    python -m corpora.check NAME [--root ROOT] [--split SPLIT]
+    python -m corpora.check NAME [--root ROOT] [--split SPLIT] [--sheet PICTURE.png]
 
 Empty captions and unreadable images of an official corpus are dropped by its loader, which says so on stderr.
 For the embedded corpus it counts besides how often the colours of the two garments alone would find the right person,
@@ -13,6 +13,9 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from datasets import Dataset
+from PIL import Image
 
 from . import load_corpus
 from .synthetic import FIRST_PERSON_ID, sample_rows
@@ -99,14 +102,45 @@ def print_counts(counts: CorpusCounts) -> None:
     print(f"empty captions                     {counts.empty_captions}")
 
 
+def draw_contact_sheet(
+    corpus: Dataset, path: str, num_people: int = 12, num_images: int = 4, height: int = 240
+) -> None:
+    """Draw the first images of the first people, a person per column.
+
+    Args:
+        corpus: rows of `load_corpus`.
+        path: picture to write.
+        num_people: columns.
+        num_images: rows; a person with fewer images leaves places empty.
+        height: pixels of an image, whose width follows from its own shape and is cut at half the height.
+    """
+    rows_of_person: dict[int, list[int]] = defaultdict(list)
+    for row, person_id in enumerate(corpus["person_id"]):
+        rows_of_person[person_id].append(row)
+    people = list(rows_of_person.values())[:num_people]
+    width = height // 2
+    sheet = Image.new("RGB", (width * len(people), height * num_images), "white")
+    for column, rows in enumerate(people):
+        for line, row in enumerate(rows[:num_images]):
+            image = corpus[row]["image"].convert("RGB")
+            image = image.resize((min(width - 4, image.width * height // image.height), height - 4))
+            sheet.paste(image, (column * width, line * height))
+    sheet.save(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, print the counts, return the exit status."""
     parser = argparse.ArgumentParser(description="Count what a corpus holds.")
     parser.add_argument("name", help="cuhk-pedes, icfg-pedes, rstpreid or synthetic")
     parser.add_argument("--root", help="folder of the corpus, as for load_corpus")
     parser.add_argument("--split", default="test", help="train, val or test (the default)")
+    parser.add_argument("--sheet", metavar="PICTURE", help="also draw some people to this file")
     options = parser.parse_args(arguments)
 
+    if options.sheet:
+        corpus = load_corpus(options.name, options.root, options.split, on_bad_image="skip")
+        draw_contact_sheet(corpus, options.sheet)
+        print(f"some people drawn to {options.sheet}")
     if options.name != "synthetic":
         corpus = load_corpus(options.name, options.root, options.split, on_bad_image="skip")
         print_counts(count_corpus(list(corpus["person_id"]), list(corpus["captions"])))

@@ -1,5 +1,7 @@
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
 
 from corpora import check
 from corpora.check import MAX_COLOUR_RECALL, count_colours, count_corpus
@@ -92,3 +94,16 @@ def test_command_counts_any_corpus(capsys: pytest.CaptureFixture[str], monkeypat
     assert "captions of an image the same      2 images (40.00 %)" in printed
     assert "same caption on several people     1 captions" in printed
     assert "oracle" not in printed
+
+
+def test_contact_sheet_has_a_column_per_person(tmp_path) -> None:
+    images = [Image.new("RGB", (20, 60), colour) for colour in ("red", "red", "blue")]
+    corpus = Dataset.from_dict(
+        {"image": images, "person_id": [5, 5, 2]},
+        features=Features({"image": ImageFeature(), "person_id": Value("int64")}),
+    )
+    check.draw_contact_sheet(corpus, str(tmp_path / "sheet.png"), num_images=2, height=120)
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.size == (2 * 60, 2 * 120)
+    places = [sheet.getpixel((x + 10, y + 10)) for x in (0, 60) for y in (0, 120)]
+    assert places == [(255, 0, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255)]

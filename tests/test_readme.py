@@ -1,0 +1,39 @@
+"""What the README promises: its code runs, its figures and its tree are true."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from corpora.synthetic import NUM_PEOPLE
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_search_code_runs_as_printed(converted, tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1].replace("runs/demo/best", str(converted[0]))
+    (tmp_path / "crops").mkdir()
+    for name in ("a", "b", "c"):
+        Image.effect_noise((50, 120), 80).save(tmp_path / "crops" / f"{name}.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert sorted(re.findall(r"crops/(.)\.jpg", capsys.readouterr().out)) == ["a", "b", "c"]
+
+
+def test_sizes_in_the_result_table_are_those_of_the_corpus():
+    people = NUM_PEOPLE["test"]
+    assert f"| {people} / {4 * people} / {2 * 4 * people:,} |" in README
+
+
+@pytest.mark.parametrize(
+    "name", re.findall(r"^([\w./]+?)/?(?:, | {2,})", README.split("## The house")[1], re.MULTILINE)
+)
+def test_tree_names_what_exists(name):
+    assert (ROOT / name).exists()
+
+
+def test_pictures_exist():
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / path).is_file()
