@@ -9,6 +9,7 @@ CHECKPOINT is a folder or a name on the Hub. Definitions: metric/person_retrieva
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import AutoModel, AutoProcessor
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoProcessor
 
-import modeling_ivt  # noqa: F401  lets the Auto classes know IVT, so no remote code is run
 from corpora import CORPORA, SPLITS, load_corpus
 from metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
+from modeling_ivt.checkpoints import load_checkpoint
 from retrieval.evaluation import evaluate_retrieval
 
 DIRECTIONS = ("text_to_image", "image_to_text")
@@ -48,21 +50,6 @@ def find_device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-
-
-def load_model(checkpoint: str, device: torch.device, dtype: str) -> torch.nn.Module:
-    """Load a model whose every weight comes from the checkpoint.
-
-    Raises:
-        ValueError: if weights are missing, which would leave random numbers in their place.
-    """
-    model, info = AutoModel.from_pretrained(checkpoint, dtype=dtype, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(
-            f"{checkpoint} lacks {len(missing)} weights of its model, the first {missing[0]}; "
-            "its config.json and weights do not belong together: save or convert it again"
-        )
-    return model.to(device)
 
 
 def load_processor(checkpoint: str) -> Any:
@@ -97,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.corpus, arguments.corpus_root, arguments.split, on_bad_image=arguments.on_bad_image
     )
     device = find_device(arguments.device)
-    model = load_model(arguments.checkpoint, device, arguments.dtype)
+    model = load_checkpoint(arguments.checkpoint, dtype=arguments.dtype).to(device)
     processor = load_processor(arguments.checkpoint)
     start = time.perf_counter()
     metrics = evaluate_retrieval(
@@ -137,4 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, StrictDataclassError) as error:
+        sys.exit(f"error: {error}")

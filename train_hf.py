@@ -14,6 +14,7 @@ import difflib
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -25,24 +26,27 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast, broadcast_object_list, set_seed
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer, HfArgumentParser
+from transformers import AutoTokenizer, HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
 from corpora import load_corpus
 from modeling_ivt import IVTConfig, IVTModel, cmpm_loss, itc_loss
+from modeling_ivt.checkpoints import load_checkpoint
 from processing import IVTImageProcessor, IVTProcessor
 from processing.batches import PairCollator, PairSampler, TrainingPairs
 from processing.levels import add_levels
 from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_retrieval
 
-logger = logging.getLogger(__name__)
+# fields that change nothing about what is learnt, so a resumed run may have other ones
+COMFORT_FIELDS = {"log_steps", "save_steps", "keep_checkpoints", "num_workers", "cache_images", "on_bad_image"}
 
 
 @dataclass
@@ -72,34 +76,74 @@ class Recipe:
     flip: float = field(default=0.5, metadata={"help": "probability that a view is mirrored"})
     erase: float = field(default=0.5, metadata={"help": "probability that a rectangle of a view is erased"})
     crop_pad: int = field(default=10, metadata={"help": "pixels of padding before the random crop"})
-    itc_weight: float = field(default=0.0, metadata={"help": "weight of the contrastive loss beside CMPM"})
+    cmpm_weight: float = field(default=1.0, metadata={"help": "weight of the CMPM loss"})
+    itc_weight: float = field(default=0.0, metadata={"help": "weight of the contrastive loss"})
+    embedding_length: float | None = field(
+        default=None,
+        metadata={"help": "length of a new model's embeddings, the losses' inverse temperature; default: sqrt(width)"},
+    )
 
     optimizer: str = field(default="sgd", metadata={"help": "sgd or adamw"})
-    learning_rate: float = 0.005
+    learning_rate: float = field(default=0.005, metadata={"help": "highest learning rate, after the warm-up"})
     bias_lr_factor: float = field(default=2.0, metadata={"help": "biases learn at this multiple of learning_rate"})
     momentum: float = field(default=0.9, metadata={"help": "of sgd"})
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 5.0
+    weight_decay: float = field(default=1e-4, metadata={"help": "of all weights with sgd, of matrices with adamw"})
+    warmup_epochs: float = field(default=5.0, metadata={"help": "epochs in which learning_rate grows from 0"})
     min_lr_ratio: float = field(default=0.002, metadata={"help": "the cosine ends at this share of learning_rate"})
     max_grad_norm: float | None = field(default=None, metadata={"help": "clip the gradient to this length"})
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "batches per optimiser step"})
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
-    gradient_checkpointing: bool = False
-    batch_size: int = field(default=28, metadata={"help": "image-caption pairs per process and step"})
-    text_groups: int = field(default=1, metadata={"help": "embed the texts of a step in so many groups by length"})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory for a third more time"})
+    batch_size: int = field(default=28, metadata={"help": "image-caption pairs per process and batch"})
+    text_groups: int = field(default=1, metadata={"help": "embed the texts of a batch in so many groups by length"})
     group_by_length: bool = field(default=False, metadata={"help": "batch captions of similar length: less padding"})
 
-    epochs: int = 120
-    max_steps: int | None = field(default=None, metadata={"help": "end after this many optimiser steps"})
-    max_minutes: float | None = field(default=None, metadata={"help": "end after this many minutes of training"})
-    seed: int = 0
+    epochs: int = field(default=120, metadata={"help": "times every image-caption pair is seen"})
+    max_steps: int | None = field(default=None, metadata={"help": "optimiser steps, instead of epochs"})
+    max_minutes: float | None = field(default=None, metadata={"help": "end earlier, after this many minutes"})
+    seed: int = field(default=0, metadata={"help": "of first weights, order, augmentation and hidden tokens"})
 
     eval_epochs: int = field(default=1, metadata={"help": "validate every so many epochs"})
     log_steps: int = field(default=50, metadata={"help": "write a line of metrics every so many steps"})
-    save_steps: int | None = field(default=None, metadata={"help": "checkpoint every so many steps; default: epochs"})
+    save_steps: int | None = field(default=None, metadata={"help": "checkpoint every so many steps, too"})
     keep_checkpoints: int = field(default=2, metadata={"help": "older checkpoints are deleted"})
     num_workers: int = field(default=2, metadata={"help": "processes that decode and augment; 0: none"})
     cache_images: bool = field(default=False, metadata={"help": "keep all resized images in memory as bytes"})
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise show up late."""
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; choose sgd or adamw")
+        if not (self.cmpm_weight or self.itc_weight):
+            raise ValueError("cmpm_weight and itc_weight are both 0: there is no loss; give one of them a weight")
+        for name in ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def _config_value(text: str) -> Any:
+    """A value of `IVTConfig` from the command line; json reads 1e-1 as a number, yaml does not."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)
+
+
+def _yaml_arguments(path: str) -> list[str]:
+    """A recipe file as command-line arguments: `{"seed": 1, "model": {"hidden_size": 64}}` -> `--seed 1 --model…`."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no recipe {path}; pass a yaml file, those of this project lie in recipes/")
+    recipe = yaml.safe_load(Path(path).read_text())
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("model") or {}, dict):
+        raise ValueError(
+            f"{path} is no recipe: expected a mapping `field: value`, and one of IVTConfig under `model:`"
+        )
+    model = {f"model.{name}": json.dumps(value) for name, value in (recipe.pop("model", None) or {}).items()}
+    arguments = []
+    for name, value in (recipe | model).items():
+        if value is not None:
+            arguments += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return arguments
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, dict[str, Any]]:
@@ -118,7 +162,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, di
     parser.add_argument("--config", help="yaml file with any of these fields; IVTConfig's under `model:`")
     for name in IVTConfig.__annotations__:
         if name != "model_type":
-            parser.add_argument(f"--model.{name}", type=yaml.safe_load, metavar="VALUE", help=f"IVTConfig.{name}")
+            parser.add_argument(f"--model.{name}", type=_config_value, metavar="VALUE", help="see IVTConfig")
     known = parser.parse_known_args(argv)[0]
     arguments = _yaml_arguments(known.config) if known.config else []
     # the file's fields become arguments in front of those typed, so that one parser checks both and the last one wins
@@ -137,19 +181,6 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, di
     return paths, Recipe(**{f.name: given[f.name] for f in fields(Recipe)}), model_fields
 
 
-def _yaml_arguments(path: str) -> list[str]:
-    """A recipe file as command-line arguments: `{"seed": 1, "model": {"hidden_size": 64}}` -> `--seed 1 --model…`."""
-    recipe = yaml.safe_load(Path(path).read_text())
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds {type(recipe).__name__}, a recipe is a mapping `field: value`")
-    model = {f"model.{name}": json.dumps(value) for name, value in (recipe.pop("model", None) or {}).items()}
-    arguments = []
-    for name, value in (recipe | model).items():
-        if value is not None:
-            arguments += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    return arguments
-
-
 def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset, Dataset]:
     """Training rows with their text levels, and validation rows."""
     options = {"on_bad_image": recipe.on_bad_image}
@@ -161,18 +192,32 @@ def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset, Dataset]:
 
 def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel, IVTProcessor]:
     """The model, new or from `recipe.init`, and the processor that fits it."""
-    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer, model_max_length=recipe.max_text_tokens)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer, model_max_length=recipe.max_text_tokens)
+    except OSError as error:
+        raise ValueError(
+            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} and cannot be had from the Hub; start in "
+            f"the folder the recipe's paths are meant from, or pass --tokenizer. The Hub said: {error}"
+        ) from error
     if recipe.init is None:
-        model = IVTModel(IVTConfig(vocab_size=len(tokenizer), **model_fields))
+        vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        model = IVTModel(IVTConfig(**(vocabulary | model_fields)))
+        if recipe.embedding_length:  # what leaves a LayerNorm has length weight * sqrt(width)
+            nn.init.constant_(model.layernorm.weight, recipe.embedding_length / math.sqrt(model.config.hidden_size))
     else:
-        model = AutoModel.from_pretrained(recipe.init, dtype=torch.float32, **model_fields)
-    if len(tokenizer) > model.config.vocab_size:
+        model = load_checkpoint(recipe.init, dtype=torch.float32, **model_fields)
+    if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
             f"tokenizer {recipe.tokenizer} has {len(tokenizer)} tokens, the model knows {model.config.vocab_size}; "
-            "name the tokenizer that the model was trained with"
+            "name the tokenizer that belongs to the model"
+        )
+    if recipe.max_text_tokens > model.config.max_position_embeddings:
+        raise ValueError(
+            f"max_text_tokens is {recipe.max_text_tokens}, the model holds {model.config.max_position_embeddings}; "
+            "lower it or raise model.max_position_embeddings"
         )
     if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     height, width = model.config.image_size
     return model, IVTProcessor(IVTImageProcessor(size={"height": height, "width": width}), tokenizer)
 
@@ -196,9 +241,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=recipe.momentum)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, betas=(0.9, 0.98))
-    raise ValueError(f"optimizer is {recipe.optimizer!r}; choose sgd or adamw")
+    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), fused=True)
 
 
 def learning_rate_factor(step: int, warmup_steps: int, progress: float, min_lr_ratio: float) -> float:
@@ -240,6 +283,7 @@ class Progress:
     step: int = 0  # optimiser steps in all
     seconds: float = 0.0  # of training, over all resumed parts
     best: float = -1.0  # text-to-image R@1 of the best validation so far, in percent
+    num_processes: int = 1  # a resumed run must share the batches out in the same way
 
     def state_dict(self) -> dict[str, Any]:
         """All fields."""
@@ -267,12 +311,13 @@ class RunLog:
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def write_step(
-        self, progress: Progress, loss: float, learning_rate: float, pairs_per_step: int, done: float
-    ) -> None:
-        """Append a line on the training steps since the last one, and move the bar on."""
-        self.bar.total = max(progress.step, round(progress.step / done))  # a time limit may end the run before
-        self.bar.update(progress.step - self.bar.n)
+    def advance(self, step: int, done: float) -> None:
+        """Move the bar on; `done` is the share of the run that is over, whether steps or minutes end it."""
+        self.bar.total = max(step, round(step / done))
+        self.bar.update(step - self.bar.n)
+
+    def write_step(self, progress: Progress, loss: float, learning_rate: float, pairs_per_step: int) -> None:
+        """Append a line on the training steps since the last one."""
         rate = pairs_per_step * progress.step / progress.seconds
         self.bar.set_postfix(loss=f"{loss:.3f}", pairs_per_second=f"{rate:.0f}")
         self.write(
@@ -310,15 +355,17 @@ class RunLog:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put a finished folder in the place of an older one."""
+    """Put a finished folder in the place of an older one; after a power cut either is whole."""
+    for path in (*new.rglob("*"), new):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old)
-    else:
-        new.rename(folder)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_model(accelerator: Accelerator, model: nn.Module, processor: IVTProcessor, folder: Path) -> None:
@@ -333,27 +380,37 @@ def save_model(accelerator: Accelerator, model: nn.Module, processor: IVTProcess
     accelerator.wait_for_everyone()
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int) -> None:
+def find_checkpoints(output_dir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted((output_dir / "checkpoints").glob("step-????????"))
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, keep: int) -> None:
     """Save all that `--resume` needs; a checkpoint that bears its final name is complete, older ones go afterwards."""
-    new = folder / "unfinished"
+    new = output_dir / "checkpoints" / "unfinished"
     if accelerator.is_main_process:
         shutil.rmtree(new, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(new))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        replace_folder(new, folder / f"step-{step:08d}")
-        for old in sorted(folder.glob("step-????????"))[:-keep]:
+        replace_folder(new, new.with_name(f"step-{step:08d}"))
+        for old in find_checkpoints(output_dir)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
-def resume(accelerator: Accelerator, folder: Path) -> None:
+def resume(accelerator: Accelerator, output_dir: Path, progress: Progress) -> None:
     """Load the newest checkpoint."""
-    checkpoints = sorted(folder.glob("step-????????"))
+    checkpoints = find_checkpoints(output_dir)
     if not checkpoints:
-        raise ValueError(f"--resume found no checkpoint in {folder}; start without --resume")
+        raise ValueError(f"--resume found no checkpoint in {output_dir / 'checkpoints'}; start without --resume")
     accelerator.load_state(str(checkpoints[-1]))
+    if progress.num_processes != accelerator.num_processes:
+        raise ValueError(
+            f"{checkpoints[-1]} was saved by {progress.num_processes} processes, these are "
+            f"{accelerator.num_processes}; resume with as many, or start anew with --init {output_dir / 'best'}"
+        )
     accelerator.print(f"resuming from {checkpoints[-1]}")
 
 
@@ -381,10 +438,8 @@ def gathered_loss(accelerator: Accelerator, model: nn.Module, batch: dict[str, A
     if accelerator.num_processes > 1:
         embeds = [GatherWithGradient.apply(rows) for rows in embeds]
         person_ids = [accelerator.gather(ids) for ids in person_ids]
-    loss = cmpm_loss(*embeds, *person_ids)
-    if recipe.itc_weight:
-        loss = loss + recipe.itc_weight * itc_loss(*embeds, *person_ids)
-    return loss
+    losses = ((recipe.cmpm_weight, cmpm_loss), (recipe.itc_weight, itc_loss))
+    return sum(weight * loss(*embeds, *person_ids) for weight, loss in losses if weight)
 
 
 def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_processes: int) -> DataLoader:
@@ -416,38 +471,79 @@ def validate(accelerator: Accelerator, model: nn.Module, processor: IVTProcessor
     return broadcast_object_list(metrics)[0]
 
 
+def open_output(output_dir: Path, recipe: Recipe, model_fields: dict[str, Any], resumed: bool) -> None:
+    """Make the output folder and write the recipe to it; refuse to mix two runs, or two recipes in one."""
+    found = find_checkpoints(output_dir)
+    if found and not resumed:
+        raise ValueError(f"{output_dir} holds a run (up to {found[-1].name}); pass --resume or another --output_dir")
+    written, path = asdict(recipe) | {"model": model_fields}, output_dir / "recipe.yaml"
+    if resumed and path.exists():
+        before = yaml.safe_load(path.read_text())
+        changed = [name for name in written if name not in COMFORT_FIELDS and written[name] != before.get(name)]
+        if changed:
+            differences = ", ".join(f"{name} {before.get(name)} -> {written[name]}" for name in changed)
+            raise ValueError(
+                f"the run in {output_dir} had another recipe ({differences}); resume it with its own, "
+                f"--config {path}, or start a new one with --init {output_dir / 'best'}"
+            )
+    (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(written, sort_keys=False))
+
+
+def mean_loss(losses: list[torch.Tensor], step: int, output_dir: Path) -> float:
+    """Mean of some losses.
+
+    Raises:
+        FloatingPointError: if the mean is not finite, so that no such state is saved.
+    """
+    mean = torch.stack(losses).mean().item()
+    if not math.isfinite(mean):
+        good = find_checkpoints(output_dir)
+        raise FloatingPointError(
+            f"the loss is {mean} at step {step}; lower learning_rate, set max_grad_norm or use mixed_precision no. "
+            f"Last good checkpoint: {good[-1] if good else 'none yet'}"
+        )
+    return mean
+
+
 def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:
     """Train, validating as the recipe says, and leave `best` and `final` in the output folder."""
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision, gradient_accumulation_steps=recipe.gradient_accumulation_steps
     )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"{accelerator.distributed_type} is not supported yet: validation needs the whole model; use DDP"
+        )
+    if not accelerator.is_main_process:
+        logging.disable(logging.WARNING)  # once is enough
     output_dir = Path(paths.output_dir)
-    checkpoints = output_dir / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    with accelerator.main_process_first():  # the first one draws, decodes and caches, the others read
-        train_rows, validation_rows = load_data(paths, recipe)
     set_seed(recipe.seed)  # the same first weights in every process
     model, processor = build_model(recipe, model_fields)
+    with accelerator.main_process_first():  # the first one draws, decodes and caches, the others read
+        if accelerator.is_main_process:
+            open_output(output_dir, recipe, model_fields, paths.resume)
+        train_rows, validation_rows = load_data(paths, recipe)
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
     model, optimizer, loader = accelerator.prepare(model, build_optimizer(model, recipe), loader)
-    progress = Progress()
+    progress = Progress(num_processes=accelerator.num_processes)
     accelerator.register_for_checkpointing(progress)
     if paths.resume:
-        resume(accelerator, checkpoints)
+        resume(accelerator, output_dir, progress)
 
     steps_per_epoch = math.ceil(len(loader) / recipe.gradient_accumulation_steps)
     total_steps = recipe.max_steps or recipe.epochs * steps_per_epoch
     warmup_steps = round(recipe.warmup_epochs * steps_per_epoch)
+    time_limit = 60 * recipe.max_minutes if recipe.max_minutes else math.inf
     pairs_per_step = recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes
     accelerator.print(
         f"{len(loader.dataset)} image-caption pairs, {pairs_per_step} a step on {accelerator.num_processes} "
         f"process(es); {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
     )
     log = RunLog(output_dir, progress.step, total_steps) if accelerator.is_main_process else None
-    time_limit = 60 * recipe.max_minutes if recipe.max_minutes else math.inf
     started = time.perf_counter() - progress.seconds
-    done = progress.step / total_steps  # share of the run, 1 at its end
-    losses: list[torch.Tensor] = []  # since the last line of the log
+    done = max(progress.step / total_steps, progress.seconds / time_limit)  # share of the run, 1 at its end
+    losses: list[torch.Tensor] = []
     while done < 1:
         model.train()
         loader.set_epoch(progress.epoch)
@@ -474,22 +570,22 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             done = max(progress.step / total_steps, progress.seconds / time_limit)
             if recipe.max_minutes:  # clocks differ: all follow the first process, or their learning rates would part
                 done = broadcast(torch.tensor(done, device=accelerator.device)).item()
-            if progress.step % recipe.log_steps == 0 or done >= 1:
-                mean_loss = torch.stack(losses).mean().item()
+            if log:
+                log.advance(progress.step, done)
+            saves = recipe.save_steps and progress.step % recipe.save_steps == 0
+            if saves or done >= 1 or progress.step % recipe.log_steps == 0:
+                mean = mean_loss(losses, progress.step, output_dir)
                 losses.clear()
-                if not math.isfinite(mean_loss):
-                    raise FloatingPointError(
-                        f"the loss is {mean_loss} at step {progress.step}; lower learning_rate, set max_grad_norm, or "
-                        f"resume from {checkpoints} with mixed_precision no"
-                    )
                 if log:
-                    log.write_step(progress, mean_loss, factor * recipe.learning_rate, pairs_per_step, done)
+                    log.write_step(progress, mean, factor * recipe.learning_rate, pairs_per_step)
             if done >= 1:
                 break
-            if recipe.save_steps and progress.step % recipe.save_steps == 0:
-                save_checkpoint(accelerator, checkpoints, progress.step, recipe.keep_checkpoints)
+            if saves:
+                save_checkpoint(accelerator, output_dir, progress.step, recipe.keep_checkpoints)
         else:  # not broken off: the epoch is complete
             progress.epoch, progress.batch = progress.epoch + 1, 0
+            if losses:  # nothing that is not finite gets saved below
+                mean_loss(losses, progress.step, output_dir)
         if done >= 1 or progress.epoch % recipe.eval_epochs == 0:
             metrics = validate(accelerator, model, processor, validation_rows)
             new_best = metrics["text_to_image"]["R@1"] > progress.best
@@ -498,7 +594,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
                 save_model(accelerator, model, processor, output_dir / "best")
             if log:
                 log.write_validation(progress, metrics, new_best)
-        save_checkpoint(accelerator, checkpoints, progress.step, recipe.keep_checkpoints)
+        save_checkpoint(accelerator, output_dir, progress.step, recipe.keep_checkpoints)
     save_model(accelerator, model, processor, output_dir / "final")
     if log:
         log.bar.close()
@@ -512,4 +608,8 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     disable_progress_bar()  # transformers' own, for the few moments of writing weights
-    train(*parse_arguments())
+    try:
+        train(*parse_arguments())
+    except (ValueError, OSError, StrictDataclassError) as error:
+        # of several processes the first one speaks
+        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)

@@ -1,7 +1,7 @@
 """Print the speed figures of the README: medians over several rounds, on this machine's CPU.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed.py drawing views ranking     # per core
-    python benchmarks/speed.py embedding                                   # all cores, base size
+    OMP_NUM_THREADS=1 python -m benchmarks.speed drawing views ranking     # per core
+    python -m benchmarks.speed embedding                                   # all cores, base size
 
 Wall-clock time on an otherwise idle machine is meant; nothing here is part of the tests.
 """

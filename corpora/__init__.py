@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .official import LAYOUTS, OFFICIAL_SPLITS, load_official
+from .official import LAYOUTS, OFFICIAL_SPLITS, ON_BAD_IMAGE, load_official
 from .rows import FEATURES, check_choice
 from .synthetic import load_synthetic
 
@@ -48,6 +48,7 @@ def load_corpus(
     """
     check_choice("corpus", name, CORPORA)
     check_choice("split", split, SPLITS)
+    check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     if name == "synthetic":
         return load_synthetic(split, root, **options)
     if options:

@@ -26,7 +26,7 @@ from typing import Any
 import PIL.Image
 from datasets import Dataset, Image, NamedSplit
 
-from .rows import FEATURES, check_choice, first_few
+from .rows import FEATURES, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,6 @@ def load_official(
     The annotations are read and every file is looked up on each call (two seconds for the whole of CUHK-PEDES). Rows
     are cached by their content, and an image is decoded again only after its size or time of change differs.
     """
-    check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     layout = LAYOUTS[name]
     annotations = find_annotations(name, root)
     rows = rows_of(read_entries(annotations, layout.path_key), layout.path_key)

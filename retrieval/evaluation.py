@@ -1,7 +1,4 @@
-"""Evaluation: a model and the rows of a corpus -> metrics of both directions, by the corpora's official protocol.
-
-It is for checkouts: the metric's folder, which is also a Space, is no part of the installed package.
-"""
+"""Evaluation: a model and the rows of a corpus -> metrics of both directions, by the corpora's official protocol."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -57,7 +58,7 @@ def draw_answers(queries: Sequence[str], answers: Sequence[Sequence[Answer]], pa
     figure.savefig(path, dpi=100)
 
 
-def _draw_answer(axes, answer: Answer, place: int) -> None:
+def _draw_answer(axes: Axes, answer: Answer, place: int) -> None:
     width, height = answer.image.size
     axes.imshow(answer.image)
     axes.set_title(f"{place}.  {answer.score:.2f}", fontsize=9)

@@ -27,6 +27,12 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def small_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nouns and adjectives do not depend on what NLTK finds on this machine or on the network."""
+    monkeypatch.setattr("processing.levels.find_tagger", lambda: "small")
+
+
 @pytest.fixture
 def tiny_config() -> IVTConfig:
     """Width 32, 2 blocks, 7 rows x 3 columns of overlapping patches, nothing random in training."""

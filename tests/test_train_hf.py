@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,20 +15,11 @@ from torch import multiprocessing
 from transformers import AutoModel, AutoProcessor
 
 import train_hf
-from corpora import load_synthetic
 from modeling_ivt import IVTConfig, IVTModel, cmpm_loss
 from train_hf import GatherWithGradient, Recipe, RunPaths
+from train_tiny import TINY_MODEL, load_tiny
 
 ROOT = Path(__file__).parents[1]
-TINY_MODEL = {
-    "image_size": [48, 32],
-    "patch_stride": 16,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 96,
-}
 
 
 # ---- arguments
@@ -60,17 +55,48 @@ def test_recipes_of_the_repository_are_valid(recipe_file):
     assert recipe.corpus.replace("-", "_") == recipe_file.stem or recipe_file.stem == "demo"
 
 
-def test_paper_recipes_differ_where_the_paper_does():
-    read = {}
-    for name in ("cuhk_pedes", "icfg_pedes", "rstpreid"):
-        read[name] = train_hf.parse_arguments(["--config", str(ROOT / f"recipes/{name}.yaml")])[1:]
-    strides = {name: fields["patch_stride"] for name, (_, fields) in read.items()}
-    assert strides == {"cuhk_pedes": 12, "icfg_pedes": 12, "rstpreid": 16}
-    assert {name: recipe.batch_size for name, (recipe, _) in read.items()} == {
-        "cuhk_pedes": 28,
-        "icfg_pedes": 28,
-        "rstpreid": 48,
-    }
+@pytest.mark.parametrize(
+    "name, stride, batch_size", [("cuhk_pedes", 12, 28), ("icfg_pedes", 12, 28), ("rstpreid", 16, 48)]
+)
+def test_corpus_recipes_have_the_settings_of_the_paper(name, stride, batch_size):
+    _, recipe, model_fields = train_hf.parse_arguments(["--config", str(ROOT / f"recipes/{name}.yaml")])
+    config = IVTConfig(**model_fields)
+    assert (config.patch_stride, config.patch_size, tuple(config.image_size)) == (stride, 16, (384, 128))
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (768, 12, 12)
+    assert (config.intermediate_size, config.bmm_ratio, config.drop_path_rate) == (3072, 0.2, 0.1)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.bias_lr_factor) == ("sgd", 0.005, 2)
+    assert (recipe.momentum, recipe.weight_decay, recipe.min_lr_ratio) == (0.9, 1e-4, 0.002)
+    assert (recipe.warmup_epochs, recipe.epochs, recipe.batch_size) == (5, 120, batch_size)
+    assert (recipe.mixed_precision, recipe.levels, recipe.num_views) == ("fp16", ["sentence", "phrase", "word"], 3)
+    assert (recipe.flip, recipe.erase, recipe.crop_pad) == (0.5, 0.5, 10)
+    assert (recipe.cmpm_weight, recipe.itc_weight) == (1, 0)
+
+
+def test_numbers_with_exponent_reach_the_model():
+    assert train_hf.parse_arguments(["--model.bmm_ratio", "1e-1"])[2] == {"bmm_ratio": 0.1}
+
+
+@pytest.mark.parametrize(
+    "content, message", [(None, "there is no recipe"), ("- 3", "is no recipe"), ("model: 3", "is no recipe")]
+)
+def test_recipe_files_that_are_none(tmp_path, content, message):
+    if content:
+        (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        train_hf.parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"optimizer": "adam"}, "choose sgd or adamw"),
+        ({"cmpm_weight": 0.0}, "there is no loss"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
+    ],
+)
+def test_recipe_that_cannot_work_is_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**settings)
 
 
 # ---- schedule and optimiser
@@ -93,8 +119,6 @@ def test_every_parameter_is_optimised_once_and_biases_faster(tiny_config):
         assert sum(len(group["params"]) for group in groups) == len(settings) == len(list(model.parameters()))
         assert settings[id(model.layers[0].attention.qkv.bias)] == (0.2, 0.01 if name == "sgd" else 0.0)
         assert settings[id(model.layers[0].attention.qkv.weight)] == (0.1, 0.01)
-    with pytest.raises(ValueError, match="choose sgd or adamw"):
-        train_hf.build_optimizer(model, Recipe(optimizer="adam"))
 
 
 # ---- loss
@@ -144,27 +168,28 @@ def test_gathered_loss_has_the_gradient_of_the_whole_batch(tmp_path):
 
 @pytest.fixture
 def tiny_corpus(tmp_path_factory, monkeypatch):
-    """Six people for training, four for validation."""
-    root = tmp_path_factory.getbasetemp() / "corpus"
-    sizes = {"train": 6, "val": 4}
-
-    def load_tiny(name, _root, split, **options):
-        assert name == "synthetic"
-        return load_synthetic(split, root, num_people=sizes[split], images_per_person=2, num_proc=1)
-
-    monkeypatch.setattr(train_hf, "load_corpus", load_tiny)
+    root = str(tmp_path_factory.getbasetemp() / "corpus")
+    monkeypatch.setattr(train_hf, "load_corpus", lambda name, _root, split, **options: load_tiny(root, split))
 
 
-def run(output_dir: Path, **settings) -> Path:
-    """Train a tiny model for 7 steps: 3 a epoch, checkpoints after steps 2, 3, 4, 6, 7."""
+def run(output_dir: Path, resume: bool = False, model_fields: dict | None = None, **settings) -> Path:
+    """Train a tiny model for 7 steps: 3 an epoch, checkpoints after steps 2, 3, 4, 6, 7."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    paths = RunPaths(str(output_dir), resume=settings.pop("resume", False))
-    recipe = Recipe(
-        tokenizer=str(ROOT / "recipes/tokenizer-synthetic"), batch_size=8, num_workers=0, crop_pad=2, log_steps=1,
-        optimizer="adamw", warmup_epochs=1.0, max_steps=7, save_steps=2, num_views=1, **settings,
-    )  # fmt: skip
-    train_hf.train(paths, recipe, dict(TINY_MODEL))
+    defaults = {
+        "tokenizer": str(ROOT / "recipes/tokenizer-synthetic"),
+        "batch_size": 8,
+        "num_views": 1,
+        "crop_pad": 2,
+        "optimizer": "adamw",
+        "warmup_epochs": 1.0,
+        "max_steps": 7,
+        "save_steps": 2,
+        "log_steps": 1,
+        "num_workers": 0,
+    }
+    recipe = Recipe(**(defaults | settings))
+    train_hf.train(RunPaths(str(output_dir), resume=resume), recipe, TINY_MODEL | (model_fields or {}))
     return output_dir
 
 
@@ -189,8 +214,9 @@ def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_corpus")
-def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatch):
-    whole = run(tmp_path / "whole", gradient_accumulation_steps=1)
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2, "num_workers": 1, "max_steps": 5}])
+def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatch, settings):
+    whole = run(tmp_path / "whole", **settings)
     loss_of, calls = train_hf.gathered_loss, []
 
     def break_off_in_step_6(*arguments):
@@ -201,9 +227,9 @@ def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatc
 
     monkeypatch.setattr(train_hf, "gathered_loss", break_off_in_step_6)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken")
+        run(tmp_path / "broken", **settings)
     monkeypatch.setattr(train_hf, "gathered_loss", loss_of)
-    broken = run(tmp_path / "broken", resume=True)
+    broken = run(tmp_path / "broken", resume=True, **settings)
     for name, tensor in weights(whole / "final").items():
         assert torch.equal(tensor, weights(broken / "final")[name]), name
     metrics = []
@@ -211,6 +237,58 @@ def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatc
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         metrics.append([{k: v for k, v in r.items() if k != "seconds"} for r in records])
     assert metrics[0] == metrics[1]
+
+
+def start_tiny_training(*arguments: object, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "tests/train_tiny.py", *map(str, arguments)]
+    environment |= {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output.decode()
+
+
+def test_two_processes_train_as_one_with_their_batches_together(tmp_path):
+    finish(start_tiny_training(tmp_path / "one", tmp_path / "cache", 8))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    two = [
+        start_tiny_training(tmp_path / "two", tmp_path / "cache", 4, RANK=rank, LOCAL_RANK=rank, **meeting)
+        for rank in ("0", "1")
+    ]
+    for process in two:
+        finish(process)
+    together = weights(tmp_path / "two" / "final")
+    for name, tensor in weights(tmp_path / "one" / "final").items():
+        torch.testing.assert_close(together[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_finished_run_is_left_alone_and_not_mixed_with_another(tmp_path):
+    output_dir = run(tmp_path / "run", max_steps=2)
+    before = weights(output_dir / "final")
+    with pytest.raises(ValueError, match="holds a run .up to step-00000002.; pass --resume"):
+        run(output_dir, max_steps=2)
+    with pytest.raises(ValueError, match=r"another recipe \(learning_rate 0.005 -> 1.0\)"):
+        run(output_dir, max_steps=2, resume=True, learning_rate=1.0)
+    run(output_dir, max_steps=2, resume=True, log_steps=5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(output_dir / "final").items())
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_bfloat16_with_gradient_checkpointing_trains(tmp_path):
+    first, last = (
+        weights(run(tmp_path / name, mixed_precision="bf16", gradient_checkpointing=True, **settings) / "final")
+        for name, settings in (("none", {"learning_rate": 0.0}), ("some", {}))
+    )
+    changed = [name for name, tensor in first.items() if not torch.equal(tensor, last[name])]
+    assert {"layers.0.attention.qkv.weight", "layers.1.feed_forward.text.fc1.weight"} <= set(changed)
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in last.values())
 
 
 @pytest.mark.usefixtures("tiny_corpus")
@@ -233,8 +311,9 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         train_hf, "gathered_loss", lambda _accelerator, model, *_: next(model.parameters()).sum() * math.nan
     )
-    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
-        run(tmp_path / "run")
+    with pytest.raises(FloatingPointError, match="loss is nan at step 2.*none yet"):
+        run(tmp_path / "run", log_steps=100)
+    assert not train_hf.find_checkpoints(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("tiny_corpus")
@@ -243,9 +322,13 @@ def test_resume_without_checkpoint_is_an_error(tmp_path):
         run(tmp_path / "run", resume=True)
 
 
-@pytest.mark.usefixtures("tiny_corpus")
-def test_tokenizer_larger_than_the_model_is_an_error(tmp_path):
+def test_model_and_tokenizer_that_do_not_fit_are_refused(tmp_path):
+    IVTModel(IVTConfig(vocab_size=50, **TINY_MODEL)).save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="tokens, the model knows 50"):
-        model = IVTModel(IVTConfig(vocab_size=50, **TINY_MODEL))
-        model.save_pretrained(tmp_path / "small")
         run(tmp_path / "run", init=str(tmp_path / "small"))
+    with pytest.raises(ValueError, match="weights of its model or has them in other shapes"):
+        run(tmp_path / "run", init=str(tmp_path / "small"), model_fields={"image_size": [64, 32]})
+    with pytest.raises(ValueError, match="max_text_tokens is 200, the model holds 96"):
+        run(tmp_path / "run", max_text_tokens=200)
+    with pytest.raises(ValueError, match="tokenizer 'no/where' is no folder"):
+        run(tmp_path / "run", tokenizer="no/where")

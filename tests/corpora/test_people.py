@@ -1,8 +1,10 @@
+import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, replace
 
 from corpora.people import GARMENT_COLOURS, NUM_CAMERAS, Person, Sighting, sample_person, sample_sighting
+from corpora.synthetic import ROWS_VERSION
 
 PEOPLE = [sample_person(0, "test", index) for index in range(400)]
 
@@ -77,3 +79,10 @@ def test_records_become_json_with_every_field() -> None:
     assert json.loads(json.dumps(person.to_dict())) == person.to_dict()
     assert set(person.to_dict()) == set(Person.__dataclass_fields__)
     assert Sighting(**asdict(sighting)) == sighting
+
+
+def test_people_and_sightings_are_those_the_cached_corpora_were_drawn_from() -> None:
+    """If this fails, the people have changed: raise `ROWS_VERSION` in corpora/synthetic.py, then the digest here."""
+    records = [repr((sample_person(0, "test", i), sample_sighting(0, "test", i, i % 4))) for i in range(50)]
+    digest = hashlib.sha256("\n".join(records).encode()).hexdigest()[:16]
+    assert (ROWS_VERSION, digest) == (1, "2cfc15b355d1fee4")

@@ -1,0 +1,54 @@
+"""Train a tiny model without anything random in it; started by test_train_hf.py, alone or as one of two processes.
+
+python tests/train_tiny.py OUTPUT_DIR CORPUS_CACHE BATCH_SIZE
+"""
+
+import sys
+
+import torch
+from datasets import Dataset
+
+import train_hf
+from corpora import load_synthetic
+from train_hf import Recipe, RunPaths
+
+NUM_PEOPLE = {"train": 6, "val": 4}
+TINY_MODEL = {
+    "image_size": [48, 32],
+    "patch_stride": 16,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 96,
+}
+NOTHING_RANDOM = {"hidden_dropout_prob": 0.0, "drop_path_rate": 0.0, "bmm_ratio": 0.0, "initializer_range": 0.2}
+
+
+def load_tiny(cache: str, split: str) -> Dataset:
+    """Six people for training, four for validation, two images each."""
+    return load_synthetic(split, cache, num_people=NUM_PEOPLE[split], images_per_person=2, num_proc=1)
+
+
+def main(output_dir: str, corpus_cache: str, batch_size: str) -> None:
+    torch.set_num_threads(1)
+    train_hf.load_corpus = lambda name, root, split, **options: load_tiny(corpus_cache, split)
+    train_hf.add_levels = lambda rows: rows  # whole sentences need none
+    recipe = Recipe(
+        tokenizer="recipes/tokenizer-synthetic",
+        levels=["sentence"],
+        num_views=1,
+        text_groups=2,
+        itc_weight=1.0,
+        learning_rate=0.01,
+        warmup_epochs=0.0,
+        max_steps=4,
+        log_steps=1,
+        batch_size=int(batch_size),
+        num_workers=0,
+    )
+    train_hf.train(RunPaths(output_dir), recipe, TINY_MODEL | NOTHING_RANDOM)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
