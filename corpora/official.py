@@ -62,7 +62,7 @@ def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:
         raise ValueError(f"{name} is read from its official folder; pass root=/path/to/{layout.folder}")
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder; pass as root the folder {layout.folder} or the one that holds it")
+        raise ValueError(f"{root} is no folder; pass the folder {layout.folder} or the one that holds it as root")
     for folder in (root, root / layout.folder):
         for file_name in layout.annotations:
             if (folder / file_name).is_file():
@@ -276,4 +276,6 @@ def load_official(
     )
     unreadable = unreadable_images(dataset)
     report_bad_images({found[index]["image_id"]: why for index, why in unreadable.items()}, len(rows), on_bad_image)
+    if len(unreadable) == len(found):
+        raise ValueError(f"none of the {len(rows)} images of {annotations} can be read; fetch the corpus again")
     return dataset.select([index for index in range(len(found)) if index not in unreadable]) if unreadable else dataset

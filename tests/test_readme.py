@@ -1,5 +1,6 @@
 """What the README promises: its code runs, its figures and its tree are true."""
 
+import json
 import re
 from pathlib import Path
 
@@ -22,9 +23,14 @@ def test_search_code_runs_as_printed(converted, tmp_path, monkeypatch, capsys):
     assert sorted(re.findall(r"crops/(.)\.jpg", capsys.readouterr().out)) == ["a", "b", "c"]
 
 
-def test_sizes_in_the_result_table_are_those_of_the_corpus():
-    people = NUM_PEOPLE["test"]
-    assert f"| {people} / {4 * people} / {2 * 4 * people:,} |" in README
+def test_result_table_has_the_measured_figures():
+    measured = json.loads((ROOT / "benchmarks/demo_test.json").read_text())
+    row = next(line for line in README.splitlines() if line.startswith("| embedded synthetic |"))
+    cells = [cell.strip() for cell in row.split("|")]
+    assert measured["num_people"] == NUM_PEOPLE["test"]
+    assert cells[2] == f"{measured['num_people']} / {measured['num_images']} / {measured['num_captions']:,}"
+    figures = [measured["text_to_image"][name] for name in ("R@1", "R@5", "R@10", "mAP")]
+    assert cells[4:8] == [f"{figure:.1f}" for figure in figures]
 
 
 @pytest.mark.parametrize(

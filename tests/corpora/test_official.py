@@ -189,6 +189,13 @@ def test_many_missing_images_name_the_first_five(tmp_path: Path) -> None:
         load_corpus("rstpreid", folder, "test", on_bad_image="skip")
 
 
+def test_corpus_without_one_readable_image_is_an_error_even_when_skipping(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path, "rstpreid", [entry("rstpreid", 1, "0.jpg", "test", "A man.")])
+    (folder / "imgs/0.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="none of the 1 images .* can be read"):
+        load_corpus("rstpreid", folder, "test", on_bad_image="skip")
+
+
 def test_images_are_decoded_once_until_one_changes(cuhk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, open_image = [], PIL.Image.open
     monkeypatch.setattr(PIL.Image, "open", lambda path: decoded.append(path) or open_image(path))
