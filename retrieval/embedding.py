@@ -70,7 +70,7 @@ def embed_images(
     Args:
         model: an `IVTModel`, or another with its `get_image_features`.
         processor: its processor.
-        images: Pillow images as list or iterator, or the image column of a dataset (`dataset["image"]`).
+        images: Pillow images or paths as list or iterator, or the image column of a dataset (`dataset["image"]`).
         batch_size: images per call of the model.
         progress: show a progress bar.
         num_threads: threads that decode and resize, each a batch; by default one per core, at most 8.
