@@ -1,6 +1,7 @@
 # make test               ruff and the tests
 # make demo               from nothing to a searched gallery on 2 cores, about twelve minutes
 # make demo MINUTES=0.2   the same with a few seconds of training, to see that everything runs
+# What the demo left the time before moves to runs/demo.old.
 # Both make .venv if it is missing; they need Python >= 3.11 and a package index, nothing else.
 
 PYTHON ?= python3
@@ -12,10 +13,11 @@ INSTALLED := .venv/.installed
 LAUNCH := $(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --num_cpu_threads_per_process 2 \
 	--mixed_precision no --dynamo_backend no
 
-.PHONY: demo test clean
+.PHONY: demo test
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@echo "setting up .venv, which takes a minute or two"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -27,12 +29,9 @@ test: $(INSTALLED)
 
 # The answers come from a new process that knows the model only by its folder.
 demo: $(INSTALLED)
-	rm -rf $(DEMO_DIR)
+	@if [ -d $(DEMO_DIR) ]; then rm -rf $(DEMO_DIR).old && mv $(DEMO_DIR) $(DEMO_DIR).old; fi
 	$(BIN)/python -m corpora.check synthetic --split test
 	$(LAUNCH) train_hf.py --config recipes/demo.yaml --output_dir $(DEMO_DIR) --max_minutes $(MINUTES)
 	$(BIN)/python -m tools.answer_queries $(DEMO_DIR)/best $(DEMO_DIR)/answers.png
 	$(BIN)/python evaluate_hf.py $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
 	@echo "answers to three queries: $(DEMO_DIR)/answers.png, training curves: $(DEMO_DIR)/curves.png"
-
-clean:
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache
