@@ -46,7 +46,7 @@ from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_retrieval
 
 # fields that change nothing about what is learnt, so a resumed run may have other ones
-COMFORT_FIELDS = {"log_steps", "save_steps", "keep_checkpoints", "num_workers", "cache_images", "on_bad_image"}
+COMFORT_FIELDS = {"log_steps", "save_steps", "keep_checkpoints", "num_workers", "cache_images"}
 
 
 @dataclass
@@ -299,10 +299,13 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int, total_steps: int):
         self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+        lines = self.path.read_text().splitlines(keepends=True) if step and self.path.exists() else []
+        records = (json.loads(line) for line in lines if line.endswith("\n"))  # a kill may have cut the last one short
         # what an interrupted run wrote after its last checkpoint is about to be done again
-        self.records = [record for record in map(json.loads, lines) if record["step"] <= step]
-        self.path.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        self.records = [record for record in records if record["step"] <= step]
+        new = self.path.with_name("metrics.jsonl.new")
+        new.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        new.replace(self.path)
         self.bar = tqdm(total=total_steps, initial=step, unit="step", desc="training", dynamic_ncols=True)
 
     def write(self, record: dict[str, Any]) -> None:

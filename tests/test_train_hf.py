@@ -228,6 +228,8 @@ def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatc
     monkeypatch.setattr(train_hf, "gathered_loss", break_off_in_step_6)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", **settings)
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as metrics_file:
+        metrics_file.write('{"step": 2, "lo')  # as a kill in the middle of a line leaves it
     monkeypatch.setattr(train_hf, "gathered_loss", loss_of)
     broken = run(tmp_path / "broken", resume=True, **settings)
     for name, tensor in weights(whole / "final").items():
