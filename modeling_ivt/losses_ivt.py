@@ -2,9 +2,11 @@
 
 CMPM is cross-modal projection matching: Zhang & Lu, "Deep Cross-Modal Projection Learning for Image-Text Matching",
 ECCV 2018, equations 1-5, in the form IVT trains with (Shu et al. 2022). ITC is image-text contrastive learning, as in
-IVT's pre-training stage, with all texts of a person as its positives.
+IVT's pre-training stage, with all texts of a person as its positives. The token-wise loss is not IVT's: it is the late
+interaction of FILIP (Yao et al., "Fine-grained Interactive Language-Image Pre-Training", ICLR 2022, section 3.1), from
+words to patches.
 
-Letters: I images, T texts, D width.
+Letters: I images, T texts, D width, P patches of an image, L tokens of a text, M tokens of all texts that count.
 """
 
 import torch
@@ -115,3 +117,83 @@ def itc_loss(
     matches = _match_persons(image_embeds, text_embeds, person_ids, text_person_ids)
     image_to_text = _itc_one_way(_log_projections(image_embeds, text_embeds), matches)
     return image_to_text + _itc_one_way(_log_projections(text_embeds, image_embeds), matches.T)
+
+
+def tokenwise_scores(patch_states: torch.Tensor, token_states: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+    r"""Compare images and texts word by word: the mean over a text's tokens of the cosine with the best patch.
+
+    $$s_{ij} = \frac{1}{|W_j|} \sum_{l \in W_j} \max_p \cos(v_{ip}, t_{jl})$$
+
+    Images are taken one after the other, and of the cosines (M, P) with one only the place of the largest is kept for
+    the gradient: memory grows with I * M, not with I * M * P.
+
+    Args:
+        patch_states: (I, P, D) last hidden states of the images without [CLS], of any length but zero.
+        token_states: (T, L, D) last hidden states of the texts.
+        token_mask: (T, L), not 0 for the tokens W_j that count. Leave out padding, [CLS] and [SEP], which stand for
+            no word.
+
+    Returns:
+        (I, T), each in [-1, 1]. A text of which no token counts scores 0 with every image.
+
+    Raises:
+        ValueError: if the shapes do not fit together or the images have no patches.
+    """
+    counts = token_mask.bool()
+    if patch_states.ndim != 3 or patch_states.shape[1] == 0 or token_states.ndim != 3:
+        raise ValueError(
+            f"patch and token states have shapes {tuple(patch_states.shape)} and {tuple(token_states.shape)}, "
+            "expected (I, P, D) with at least one patch and (T, L, D); pass last_hidden_state, that of images without "
+            "[CLS]"
+        )
+    if patch_states.shape[-1] != token_states.shape[-1] or counts.shape != token_states.shape[:2]:
+        raise ValueError(
+            f"patch states {tuple(patch_states.shape)}, token states {tuple(token_states.shape)} and token mask "
+            f"{tuple(counts.shape)} do not fit, expected (I, P, D), (T, L, D) and (T, L); "
+            "where tokens are hidden in training, take the mask of those that are kept"
+        )
+    patches = nn.functional.normalize(patch_states, dim=-1)
+    tokens = nn.functional.normalize(token_states[counts], dim=-1)  # (M, D)
+    best = torch.stack([(tokens @ image.T).max(dim=-1).values for image in patches])  # (I, M)
+    text_of_token = counts.nonzero()[:, 0]  # (M,)
+    sums = best.new_zeros(len(patches), len(counts)).index_add(1, text_of_token, best)
+    return sums / counts.sum(dim=1).clamp(min=1)
+
+
+def tokenwise_loss(
+    patch_states: torch.Tensor,
+    token_states: torch.Tensor,
+    token_mask: torch.Tensor,
+    person_ids: torch.Tensor,
+    text_person_ids: torch.Tensor | None = None,
+    temperature: float = 0.07,
+) -> torch.Tensor:
+    r"""Token-wise contrastive loss in both directions: every word should find a patch that means the same.
+
+    The cross-entropy of [`itc_loss`] with $p_{ij} = \mathrm{softmax}_j(s_{ij} / \tau)$ over the scores of
+    [`tokenwise_scores`]. [CLS] has no part in it, so it teaches the states of single patches and words what the other
+    losses teach only their sum. FILIP also lets every patch look for its best word, in the other direction; here most
+    patches show the background, which no word speaks of, so both directions compare words with their best patches.
+
+    Args:
+        patch_states: (I, P, D) last hidden states of the images without [CLS].
+        token_states: (T, L, D) last hidden states of the texts.
+        token_mask: (T, L), not 0 for the tokens that count, see [`tokenwise_scores`].
+        person_ids: (I,) integers, the person on each image.
+        text_person_ids: (T,) integers, the person each text describes; left out, those of the images (then I = T).
+        temperature: the $\tau$ of the softmax, positive.
+
+    Returns:
+        Scalar tensor in float32 (for float64 states in float64), at least 0; log T + log I where all scores are equal
+        and every image has a text of its person and every text an image.
+
+    Raises:
+        ValueError: if shapes do not fit together, a side is empty, or the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected a positive number such as 0.07")
+    matches = _match_persons(patch_states, token_states, person_ids, text_person_ids)
+    scores = tokenwise_scores(patch_states, token_states, token_mask)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    image_to_text = _itc_one_way(scores.log_softmax(dim=1), matches)
+    return image_to_text + _itc_one_way(scores.T.log_softmax(dim=1), matches.T)

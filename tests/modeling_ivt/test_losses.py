@@ -1,6 +1,6 @@
-"""CMPM and ITC against closed forms and against plain loops over numbers.
+"""CMPM, ITC and the token-wise loss against closed forms and against plain loops over numbers.
 
-Letters: I images, T texts, D width, B pairs.
+Letters: I images, T texts, D width, B pairs, P patches, L tokens.
 """
 
 import math
@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from modeling_ivt import cmpm_loss, itc_loss
+from modeling_ivt import cmpm_loss, itc_loss, tokenwise_loss
+from modeling_ivt.losses_ivt import tokenwise_scores
 
 EPSILON = 1e-8
 
@@ -161,3 +162,89 @@ def test_itc_of_equal_embeddings_is_log_t_plus_log_i() -> None:
 def test_itc_refuses_what_cmpm_refuses() -> None:
     with pytest.raises(ValueError, match="got 0 images and 2 texts"):
         itc_loss(torch.zeros(0, 4), torch.zeros(2, 4), ids(), ids(1, 2))
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+
+TOKEN_MASK = torch.tensor([[0, 1, 1, 1, 0], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
+
+
+def test_tokenwise_scores_equal_plain_loops() -> None:
+    images, texts = torch.randn(3, 6, 4, dtype=torch.float64), torch.randn(4, 5, 4, dtype=torch.float64)
+    for i, row in enumerate(tokenwise_scores(images, texts, TOKEN_MASK).tolist()):
+        for j, score in enumerate(row):
+            words = [word for word, counts in zip(texts[j].tolist(), TOKEN_MASK[j], strict=True) if counts]
+            best = [max(cosine(patch, word) for patch in images[i].tolist()) for word in words]
+            assert score == pytest.approx(sum(best) / max(len(best), 1), abs=1e-12)
+
+
+def test_tokenwise_loss_is_itc_over_its_scores() -> None:
+    images, texts = torch.randn(3, 6, 4, dtype=torch.float64), torch.randn(4, 5, 4, dtype=torch.float64)
+    image_ids, text_ids = [1, 2, 1], [1, 2, 2, 1]
+    scores = (tokenwise_scores(images, texts, TOKEN_MASK) / 0.2).tolist()
+
+    def one_direction(scores: list, row_ids: list[int], column_ids: list[int]) -> float:
+        total = 0.0
+        for row, row_id in zip(scores, row_ids, strict=True):
+            matches = [score for score, column_id in zip(row, column_ids, strict=True) if column_id == row_id]
+            total += math.log(sum(map(math.exp, row))) - sum(matches) / len(matches)
+        return total / len(scores)
+
+    columns = [list(column) for column in zip(*scores, strict=True)]
+    expected = one_direction(scores, image_ids, text_ids) + one_direction(columns, text_ids, image_ids)
+    loss = tokenwise_loss(images, texts, TOKEN_MASK, ids(*image_ids), ids(*text_ids), temperature=0.2)
+    assert loss.item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_tokenwise_loss_of_equal_states_is_log_t_plus_log_i() -> None:
+    loss = tokenwise_loss(torch.ones(2, 3, 4), torch.ones(5, 2, 4), torch.ones(5, 2), ids(1, 2), ids(1, 2, 2, 1, 1))
+    assert loss.item() == pytest.approx(math.log(5) + math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_one_patch_that_answers_its_word_has_a_closed_form(temperature: float) -> None:
+    # image i has the patch e_i among others that no word speaks of; text j is the word e_j: cosines 1 and 0
+    pairs, directions = 4, torch.eye(6, dtype=torch.float64)
+    patches, words = directions[5].repeat(pairs, 3, 1), directions[:pairs, None]
+    patches[torch.arange(pairs), torch.arange(pairs) % 3] = 7 * directions[:pairs]
+    loss = tokenwise_loss(patches, words, torch.ones(pairs, 1), torch.arange(pairs), temperature=temperature)
+    assert loss.item() == pytest.approx(2 * math.log(1 + (pairs - 1) * math.exp(-1 / temperature)), rel=1e-4)
+
+
+def test_tokenwise_gradients_are_those_of_the_value_and_leave_hidden_tokens_alone() -> None:
+    images, texts = (torch.randn(3, n, 4, dtype=torch.float64, requires_grad=True) for n in (4, 5))
+    mask = TOKEN_MASK[:3]
+    assert torch.autograd.gradcheck(lambda v, t: tokenwise_loss(v, t, mask, ids(1, 2, 1)), (images, texts))
+    tokenwise_loss(images, texts, mask, ids(1, 2, 1)).backward()
+    assert torch.equal(texts.grad.abs().sum(dim=-1) > 0, mask > 0)
+
+
+def test_tokenwise_loss_of_half_precision_states_is_float32() -> None:
+    states = torch.randn(2, 4, 3, 8).bfloat16()
+    loss = tokenwise_loss(*states, torch.ones(4, 3), torch.arange(4))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(
+        loss, tokenwise_loss(*states.float(), torch.ones(4, 3), torch.arange(4)), rtol=0.05, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("patches", "tokens", "mask", "message"),
+    [
+        ((2, 0, 4), (2, 3, 4), (2, 3), "at least one patch"),
+        ((2, 4), (2, 3, 4), (2, 3), "without .CLS."),
+        ((2, 5, 4), (2, 3, 8), (2, 3), r"\(2, 5, 4\), token states \(2, 3, 8\)"),
+        ((2, 5, 4), (2, 3, 4), (2, 9), r"token mask \(2, 9\).*those that are kept"),
+        ((0, 5, 4), (2, 3, 4), (2, 3), "got 0 images and 2 texts"),
+    ],
+)
+def test_states_that_do_not_fit_are_an_error(patches: tuple, tokens: tuple, mask: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tokenwise_loss(torch.ones(patches), torch.ones(tokens), torch.ones(mask), ids(*range(patches[0])), ids(1, 2))
+
+
+def test_a_temperature_of_zero_is_an_error() -> None:
+    with pytest.raises(ValueError, match="temperature is 0"):
+        tokenwise_loss(torch.ones(2, 3, 4), torch.ones(2, 3, 4), torch.ones(2, 3), ids(1, 2), temperature=0)
