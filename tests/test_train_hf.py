@@ -16,8 +16,10 @@ from transformers import AutoModel, AutoProcessor
 
 import train_hf
 from modeling_ivt import IVTConfig, IVTModel, cmpm_loss
-from train_hf import GatherWithGradient, Recipe, RunPaths
 from train_tiny import TINY_MODEL, load_tiny
+from training import checkpoints, objectives, optimization
+from training.objectives import GatherWithGradient
+from training.recipe import Recipe, RunPaths, parse_arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +31,7 @@ def test_command_line_wins_over_recipe_file(tmp_path):
     recipe_file = tmp_path / "recipe.yaml"
     recipe_file.write_text("learning_rate: 1e-3\nlevels: [sentence]\nmodel:\n  hidden_size: 64\n  patch_stride: 8\n")
     arguments = ["--config", str(recipe_file), "--learning_rate", "0.5", "--model.hidden_size", "96", "--seed", "7"]
-    paths, recipe, model_fields = train_hf.parse_arguments(arguments)
+    paths, recipe, model_fields = parse_arguments(arguments)
     assert (recipe.learning_rate, recipe.levels, recipe.seed) == (0.5, ["sentence"], 7)
     assert model_fields == {"hidden_size": 96, "patch_stride": 8}
     assert paths == RunPaths()
@@ -40,17 +42,17 @@ def test_command_line_wins_over_recipe_file(tmp_path):
 )
 def test_misspelt_field_names_the_nearest(tmp_path, misspelt, nearest):
     with pytest.raises(ValueError, match=f"no field '{misspelt}'; the nearest is '{nearest}"):
-        train_hf.parse_arguments([f"--{misspelt}", "1"])
+        parse_arguments([f"--{misspelt}", "1"])
     recipe_file = tmp_path / "recipe.yaml"
     group, _, name = misspelt.rpartition(".")
     recipe_file.write_text(f"{group}:\n  {name}: 1\n" if group else f"{name}: 1\n")
     with pytest.raises(ValueError, match=f"the nearest is '{nearest}"):
-        train_hf.parse_arguments(["--config", str(recipe_file)])
+        parse_arguments(["--config", str(recipe_file)])
 
 
 @pytest.mark.parametrize("recipe_file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_of_the_repository_are_valid(recipe_file):
-    _, recipe, model_fields = train_hf.parse_arguments(["--config", str(recipe_file)])
+    _, recipe, model_fields = parse_arguments(["--config", str(recipe_file)])
     IVTConfig(**model_fields)
     assert recipe.corpus.replace("-", "_") == recipe_file.stem or recipe_file.stem == "demo"
 
@@ -59,7 +61,7 @@ def test_recipes_of_the_repository_are_valid(recipe_file):
     "name, stride, batch_size", [("cuhk_pedes", 12, 28), ("icfg_pedes", 12, 28), ("rstpreid", 16, 48)]
 )
 def test_corpus_recipes_have_the_settings_of_the_paper(name, stride, batch_size):
-    _, recipe, model_fields = train_hf.parse_arguments(["--config", str(ROOT / f"recipes/{name}.yaml")])
+    _, recipe, model_fields = parse_arguments(["--config", str(ROOT / f"recipes/{name}.yaml")])
     config = IVTConfig(**model_fields)
     assert (config.patch_stride, config.patch_size, tuple(config.image_size)) == (stride, 16, (384, 128))
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (768, 12, 12)
@@ -73,7 +75,7 @@ def test_corpus_recipes_have_the_settings_of_the_paper(name, stride, batch_size)
 
 
 def test_numbers_with_exponent_reach_the_model():
-    assert train_hf.parse_arguments(["--model.bmm_ratio", "1e-1"])[2] == {"bmm_ratio": 0.1}
+    assert parse_arguments(["--model.bmm_ratio", "1e-1"])[2] == {"bmm_ratio": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
     if content:
         (tmp_path / "recipe.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
-        train_hf.parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
+        parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_recipe_that_cannot_work_is_refused_at_once(settings, message):
 
 
 def test_learning_rate_warms_up_and_ends_at_its_least():
-    factor = train_hf.learning_rate_factor
+    factor = optimization.learning_rate_factor
     assert factor(0, warmup_steps=10, progress=0.0, min_lr_ratio=0.1) == pytest.approx(0.1)
     assert factor(9, warmup_steps=10, progress=0.0, min_lr_ratio=0.1) == 1.0
     assert factor(50, warmup_steps=10, progress=0.5, min_lr_ratio=0.1) == pytest.approx(0.55)
@@ -114,7 +116,7 @@ def test_every_parameter_is_optimised_once_and_biases_faster(tiny_config):
     model = IVTModel(tiny_config)
     for name in ("sgd", "adamw"):
         recipe = Recipe(optimizer=name, learning_rate=0.1, bias_lr_factor=2.0, weight_decay=0.01)
-        groups = train_hf.build_optimizer(model, recipe).param_groups
+        groups = optimization.build_optimizer(model, recipe).param_groups
         settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
         assert sum(len(group["params"]) for group in groups) == len(settings) == len(list(model.parameters()))
         assert settings[id(model.layers[0].attention.qkv.bias)] == (0.2, 0.01 if name == "sgd" else 0.0)
@@ -136,7 +138,7 @@ def test_text_groups_do_not_change_the_loss(tiny_config):
     }
     losses = []
     for text_groups in (1, 3):
-        *embeds_and_ids, text_person_ids = train_hf.embed_batch(model, batch, text_groups)
+        *embeds_and_ids, text_person_ids = objectives.embed_batch(model, batch, text_groups)
         losses.append(cmpm_loss(*embeds_and_ids, text_person_ids))
     torch.testing.assert_close(losses[0], losses[1])
 
@@ -315,7 +317,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     )
     with pytest.raises(FloatingPointError, match="loss is nan at step 2.*none yet"):
         run(tmp_path / "run", log_steps=100)
-    assert not train_hf.find_checkpoints(tmp_path / "run")
+    assert not checkpoints.find_checkpoints(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("tiny_corpus")

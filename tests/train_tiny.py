@@ -10,7 +10,7 @@ from datasets import Dataset
 
 import train_hf
 from corpora import load_synthetic
-from train_hf import Recipe, RunPaths
+from training.recipe import Recipe, RunPaths
 
 NUM_PEOPLE = {"train": 6, "val": 4}
 TINY_MODEL = {

@@ -1,0 +1,1 @@
+"""The parts of `train_hf.py`: recipe, objectives, optimiser, checkpoints, log. The loop itself is the script."""

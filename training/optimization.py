@@ -1,0 +1,37 @@
+"""Optimiser and learning rate of a recipe."""
+
+import math
+
+import torch
+from torch import nn
+
+from .recipe import Recipe
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD as in the paper, or AdamW; biases have a rate of their own, they and norms do not decay with AdamW."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        is_bias = name.endswith(".bias")
+        decays = recipe.optimizer == "sgd" or (parameter.ndim > 1 and "embeddings" not in name)
+        key = (recipe.bias_lr_factor if is_bias else 1.0, recipe.weight_decay if decays else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    parameters = [
+        {
+            "params": params,
+            "lr": recipe.learning_rate * factor,
+            "initial_lr": recipe.learning_rate * factor,
+            "weight_decay": decay,
+        }
+        for (factor, decay), params in groups.items()
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=recipe.momentum)
+    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), fused=True)
+
+
+def learning_rate_factor(step: int, warmup_steps: int, progress: float, min_lr_ratio: float) -> float:
+    """Linear warm-up times a cosine over the whole run: 1 at its best, `min_lr_ratio` where `progress` reaches 1."""
+    warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return warmup * (min_lr_ratio + (1.0 - min_lr_ratio) * cosine)

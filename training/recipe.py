@@ -1,0 +1,145 @@
+"""What a run is told: the recipe (how to train) and its paths (where), from a yaml file and the command line."""
+
+import difflib
+import json
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from modeling_ivt import IVTConfig
+
+
+@dataclass
+class RunPaths:
+    """Where a run reads and writes; differs from machine to machine."""
+
+    output_dir: str = field(default="runs/ivt", metadata={"help": "folder for models, checkpoints and metrics"})
+    corpus_root: str | None = field(default=None, metadata={"help": "folder of the corpus (synthetic: the cache)"})
+    resume: bool = field(default=False, metadata={"help": "go on from the newest checkpoint in output_dir"})
+
+
+@dataclass
+class Recipe:
+    """How to train; what two runs must share to be comparable. The defaults are the paper's."""
+
+    corpus: str = field(default="synthetic", metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid or synthetic"})
+    num_people: int | None = field(default=None, metadata={"help": "synthetic: people to draw for training"})
+    on_bad_image: str = field(default="error", metadata={"help": "error, or skip images that cannot be read"})
+    init: str | None = field(default=None, metadata={"help": "IVT checkpoint to begin with; default: random weights"})
+    tokenizer: str = field(default="google-bert/bert-base-uncased", metadata={"help": "Hub name or folder"})
+    max_text_tokens: int = field(default=64, metadata={"help": "longer captions are cut off"})
+
+    levels: list[str] = field(
+        default_factory=lambda: ["sentence", "phrase", "word"], metadata={"help": "text levels of MLA"}
+    )
+    num_views: int = field(default=3, metadata={"help": "augmented views per image: 1 for all texts, or one a level"})
+    flip: float = field(default=0.5, metadata={"help": "probability that a view is mirrored"})
+    erase: float = field(default=0.5, metadata={"help": "probability that a rectangle of a view is erased"})
+    crop_pad: int = field(default=10, metadata={"help": "pixels of padding before the random crop"})
+    cmpm_weight: float = field(default=1.0, metadata={"help": "weight of the CMPM loss"})
+    itc_weight: float = field(default=0.0, metadata={"help": "weight of the contrastive loss"})
+    embedding_length: float | None = field(
+        default=None,
+        metadata={"help": "length of a new model's embeddings, the losses' inverse temperature; default: sqrt(width)"},
+    )
+
+    optimizer: str = field(default="sgd", metadata={"help": "sgd or adamw"})
+    learning_rate: float = field(default=0.005, metadata={"help": "highest learning rate, after the warm-up"})
+    bias_lr_factor: float = field(default=2.0, metadata={"help": "biases learn at this multiple of learning_rate"})
+    momentum: float = field(default=0.9, metadata={"help": "of sgd"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "of all weights with sgd, of matrices with adamw"})
+    warmup_epochs: float = field(default=5.0, metadata={"help": "epochs in which learning_rate grows from 0"})
+    min_lr_ratio: float = field(default=0.002, metadata={"help": "the cosine ends at this share of learning_rate"})
+    max_grad_norm: float | None = field(default=None, metadata={"help": "clip the gradient to this length"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "batches per optimiser step"})
+    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory for a third more time"})
+    batch_size: int = field(default=28, metadata={"help": "image-caption pairs per process and batch"})
+    text_groups: int = field(default=1, metadata={"help": "embed the texts of a batch in so many groups by length"})
+    group_by_length: bool = field(default=False, metadata={"help": "batch captions of similar length: less padding"})
+
+    epochs: int = field(default=120, metadata={"help": "times every image-caption pair is seen"})
+    max_steps: int | None = field(default=None, metadata={"help": "optimiser steps, instead of epochs"})
+    max_minutes: float | None = field(default=None, metadata={"help": "end earlier, after this many minutes"})
+    seed: int = field(default=0, metadata={"help": "of first weights, order, augmentation and hidden tokens"})
+
+    eval_epochs: int = field(default=1, metadata={"help": "validate every so many epochs"})
+    log_steps: int = field(default=50, metadata={"help": "write a line of metrics every so many steps"})
+    save_steps: int | None = field(default=None, metadata={"help": "checkpoint every so many steps, too"})
+    keep_checkpoints: int = field(default=2, metadata={"help": "older checkpoints are deleted"})
+    num_workers: int = field(default=2, metadata={"help": "processes that decode and augment; 0: none"})
+    cache_images: bool = field(default=False, metadata={"help": "keep all resized images in memory as bytes"})
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise show up late."""
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; choose sgd or adamw")
+        if not (self.cmpm_weight or self.itc_weight):
+            raise ValueError("cmpm_weight and itc_weight are both 0: there is no loss; give one of them a weight")
+        for name in ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def _config_value(text: str) -> Any:
+    """A value of `IVTConfig` from the command line; json reads 1e-1 as a number, yaml does not."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)
+
+
+def _yaml_arguments(path: str) -> list[str]:
+    """A recipe file as command-line arguments: `{"seed": 1, "model": {"hidden_size": 64}}` -> `--seed 1 --model…`."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no recipe {path}; pass a yaml file, those of this project lie in recipes/")
+    recipe = yaml.safe_load(Path(path).read_text())
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("model") or {}, dict):
+        raise ValueError(
+            f"{path} is no recipe: expected a mapping `field: value`, and one of IVTConfig under `model:`"
+        )
+    model = {f"model.{name}": json.dumps(value) for name, value in (recipe.pop("model", None) or {}).items()}
+    arguments = []
+    for name, value in (recipe | model).items():
+        if value is not None:
+            arguments += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return arguments
+
+
+def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, dict[str, Any]]:
+    """Read the yaml file named by `--config`, then the command line, which wins.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        Run paths, recipe, and the fields of `IVTConfig` that were given (yaml: under `model:`).
+
+    Raises:
+        ValueError: for a field that does not exist, naming the nearest one.
+    """
+    parser = HfArgumentParser([RunPaths, Recipe], allow_abbrev=False, description=__doc__.split("\n")[0])
+    parser.add_argument("--config", help="yaml file with any of these fields; IVTConfig's under `model:`")
+    for name in IVTConfig.__annotations__:
+        if name != "model_type":
+            parser.add_argument(f"--model.{name}", type=_config_value, metavar="VALUE", help="see IVTConfig")
+    known = parser.parse_known_args(argv)[0]
+    arguments = _yaml_arguments(known.config) if known.config else []
+    # the file's fields become arguments in front of those typed, so that one parser checks both and the last one wins
+    namespace, unknown = parser.parse_known_args(arguments + (sys.argv[1:] if argv is None else argv))
+    names = [option.removeprefix("--") for option in parser._option_string_actions if option.startswith("--")]
+    for argument in unknown:
+        if argument.startswith("--"):
+            name = argument.removeprefix("--").split("=")[0]
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise ValueError(f"there is no field {name!r}; the nearest is {nearest!r}, --help lists all")
+    if unknown:
+        raise ValueError(f"arguments without a field in front: {' '.join(unknown)}; write --field value")
+    given = vars(namespace)
+    model_fields = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.") and v is not None}
+    paths = RunPaths(**{f.name: given[f.name] for f in fields(RunPaths)})
+    return paths, Recipe(**{f.name: given[f.name] for f in fields(Recipe)}), model_fields
