@@ -66,7 +66,9 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         model = IVTModel(IVTConfig(**(vocabulary | model_fields)))
         if recipe.embedding_length:  # what leaves a LayerNorm has length weight * sqrt(width)
-            nn.init.constant_(model.layernorm.weight, recipe.embedding_length / math.sqrt(model.config.hidden_size))
+            for name, parameter in model.layernorm.named_parameters():
+                if name.endswith("weight"):
+                    nn.init.constant_(parameter, recipe.embedding_length / math.sqrt(model.config.hidden_size))
     else:
         model = load_checkpoint(recipe.init, dtype=torch.float32, **model_fields)
     if len(tokenizer) != model.config.vocab_size:

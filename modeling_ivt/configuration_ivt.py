@@ -19,6 +19,8 @@ class IVTConfig(PreTrainedConfig):
         num_attention_heads: attention heads per block.
         intermediate_size: inner width of the two feed-forwards of a block.
         hidden_act: activation of the feed-forwards.
+        shared_attention: whether attention and norms serve both modalities, which is what IVT is; False gives each
+            modality its own, for the ablation.
         qkv_bias: whether queries, keys and values have a bias.
         layer_norm_eps: epsilon of the shared LayerNorms.
         text_layer_norm_eps: epsilon of the LayerNorm inside the text embeddings (BERT's 1e-12).
@@ -48,6 +50,7 @@ class IVTConfig(PreTrainedConfig):
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
+    shared_attention: bool = True
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
     text_layer_norm_eps: float = 1e-12

@@ -14,6 +14,7 @@ column is the patch at (row, column).
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -230,15 +231,34 @@ class IVTFeedForward(nn.Module):
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
+def per_modality(build: Callable[[], nn.Module]) -> nn.ModuleDict:
+    """A module of its own for each modality."""
+    return nn.ModuleDict({modality: build() for modality in MODALITIES})
+
+
+def shared(config: IVTConfig, build: Callable[[], nn.Module]) -> nn.Module:
+    """One module for both modalities, or one for each where `config.shared_attention` is off."""
+    return build() if config.shared_attention else per_modality(build)
+
+
+def serving(module: nn.Module, modality: str) -> nn.Module:
+    """What serves a modality: its own of the `per_modality` modules, or the one for both."""
+    return module[modality] if isinstance(module, nn.ModuleDict) else module
+
+
 class IVTBlock(GradientCheckpointingLayer):
-    """Pre-norm transformer block: norms and attention shared, a feed-forward per modality (paper sec. 3.1)."""
+    """Pre-norm transformer block: norms and attention shared, a feed-forward per modality (paper sec. 3.1).
+
+    Where `config.shared_attention` is off, norms and attention are per modality as well.
+    """
 
     def __init__(self, config: IVTConfig, drop_path_rate: float):
         super().__init__()
-        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = IVTAttention(config)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward = nn.ModuleDict({modality: IVTFeedForward(config) for modality in MODALITIES})
+        layernorm = partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_before = shared(config, layernorm)
+        self.attention = shared(config, partial(IVTAttention, config))
+        self.layernorm_after = shared(config, layernorm)
+        self.feed_forward = per_modality(partial(IVTFeedForward, config))
         self.drop_path_rate = drop_path_rate
 
     def forward(
@@ -250,9 +270,10 @@ class IVTBlock(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """(B, S, D) to the first `num_queries` tokens of the block's output (B, Q, D)."""
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, num_queries, **kwargs)
+        attention, normed = serving(self.attention, modality), serving(self.layernorm_before, modality)(hidden_states)
+        attended, _ = attention(normed, attention_mask, num_queries, **kwargs)
         hidden_states = hidden_states[:, :num_queries] + drop_path(attended, self.drop_path_rate, self.training)
-        branch = self.feed_forward[modality](self.layernorm_after(hidden_states))
+        branch = serving(self.feed_forward, modality)(serving(self.layernorm_after, modality)(hidden_states))
         return hidden_states + drop_path(branch, self.drop_path_rate, self.training)
 
 
@@ -300,7 +321,7 @@ class IVTModel(IVTPreTrainedModel):
         self.layers = nn.ModuleList(
             [IVTBlock(config, config.drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
         )
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm = shared(config, partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -347,7 +368,7 @@ class IVTModel(IVTPreTrainedModel):
         for i, layer in enumerate(self.layers):
             num_queries = 1 if cls_only and i == last else hidden_states.shape[1]
             hidden_states = layer(hidden_states, attention_mask, modality, num_queries, **kwargs)
-        hidden_states = self.layernorm(hidden_states)
+        hidden_states = serving(self.layernorm, modality)(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
 
     @capture_outputs(tie_last_hidden_states=False)

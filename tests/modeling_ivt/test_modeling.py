@@ -3,6 +3,7 @@
 Letters: B batch, N image tokens, L text tokens, S tokens of either, K tokens kept, D width, H heads.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,23 @@ def test_a_block_is_the_paper_s_formula(tiny_model: IVTModel) -> None:
 
 
 @torch.no_grad()
+def test_shared_attention_off_gives_each_modality_its_own(tiny_config, tiny_batch):
+    shared = IVTModel(tiny_config).eval()
+    apart = IVTModel(IVTConfig(**{**tiny_config.to_dict(), "shared_attention": False})).eval()
+    # the same weights for both modalities: nothing changes
+    state = {
+        name: shared.state_dict()[re.sub(r"(attention|layernorm\w*)\.(image|text)\.", r"\1.", name)]
+        for name in apart.state_dict()
+    }
+    apart.load_state_dict(state)
+    expected = shared(**tiny_batch)
+    torch.testing.assert_close(apart(**tiny_batch).logits_per_image, expected.logits_per_image)
+    # other weights for the text: images stay what they were
+    torch.nn.init.normal_(apart.layers[0].attention["text"].proj.weight)
+    torch.testing.assert_close(apart(**tiny_batch).image_embeds, expected.image_embeds)
+    assert not torch.allclose(apart(**tiny_batch).text_embeds, expected.text_embeds)
+
+
 def test_sdpa_and_eager_attention_agree(tiny_model: IVTModel, tiny_batch: Batch) -> None:
     outputs = []
     for implementation in ("sdpa", "eager"):
