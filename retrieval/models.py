@@ -1,0 +1,72 @@
+"""Models by name: a folder or a Hub name -> the model, its processor, and a revision that tells it from any other."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoProcessor
+
+import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
+from modeling_ivt.checkpoints import load_checkpoint
+
+DEFAULT_MODEL = str(Path(__file__).parents[1] / "checkpoints" / "ivt-tiny-synthetic")
+# What decides about the embeddings; a README or the state of a training beside them does not.
+DECISIVE_FILES = ("*.safetensors", "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a model: two versions with the same revision give the same embeddings.
+
+    Attributes:
+        name: Hub name or folder.
+        revision: commit of a Hub model; "sha256:" and a digest of the files for a folder, wherever it lies.
+    """
+
+    name: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.revision[:19]}"
+
+
+def find_version(name: str, revision: str | None = None) -> ModelVersion:
+    """Tell which version of a model a name stands for, without loading its weights.
+
+    Args:
+        name: folder or Hub name.
+        revision: branch, tag or commit of a Hub model.
+
+    Raises:
+        ValueError: if the folder holds no model in Hub format.
+        OSError: if there is no such model on the Hub, or the Hub cannot be reached.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return ModelVersion(name, AutoConfig.from_pretrained(name, revision=revision)._commit_hash)
+    paths = sorted({path for pattern in DECISIVE_FILES for path in folder.glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in paths):
+        raise ValueError(
+            f"{folder} holds no *.safetensors, expected a model in Hub format as save_pretrained writes it"
+        )
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return ModelVersion(str(folder.resolve()), f"sha256:{digest.hexdigest()}")
+
+
+@lru_cache(maxsize=2)
+def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.nn.Module, Any]:
+    """Load a model, ready to embed, and its processor; a process loads each version once.
+
+    Args:
+        version: what `find_version` gives.
+        device: where to put the model; by default a GPU if there is one.
+    """
+    revision = None if version.revision.startswith("sha256:") else version.revision
+    model = load_checkpoint(version.name, revision=revision)
+    processor = AutoProcessor.from_pretrained(version.name, revision=revision)
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
