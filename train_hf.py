@@ -38,7 +38,7 @@ from processing.levels import add_levels
 from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_retrieval
 from training.checkpoints import Progress, find_checkpoints, open_output, resume, save_checkpoint, save_model
-from training.objectives import gathered_loss
+from training.objectives import Objective
 from training.optimization import build_optimizer, learning_rate_factor
 from training.recipe import Recipe, RunPaths, parse_arguments
 from training.runlog import RunLog
@@ -90,7 +90,9 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
 def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_processes: int) -> DataLoader:
     """Training batches, in an order that depends on seed and epoch alone."""
     views = TrainingViews(recipe.num_views, padding=recipe.crop_pad, flip=recipe.flip, erase=recipe.erase)
-    pairs = TrainingPairs(rows, processor, recipe.levels, views, recipe.seed, recipe.cache_images)
+    pairs = TrainingPairs(
+        rows, processor, recipe.levels, views, recipe.seed, recipe.cache_images, flip_words=recipe.flip_words
+    )
     # pairs of one step are alike in length, also where several processes share the step
     sampler = PairSampler(
         pairs.caption_lengths,
@@ -108,11 +110,12 @@ def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_pro
     )
 
 
-def validate(accelerator: Accelerator, model: nn.Module, processor: IVTProcessor, rows: Dataset) -> dict[str, Any]:
+def validate(accelerator: Accelerator, objective: nn.Module, processor: IVTProcessor, rows: Dataset) -> dict[str, Any]:
     """Evaluate on the first process and tell the others."""
     metrics = [None]
     if accelerator.is_main_process:
-        metrics[0] = evaluate_retrieval(accelerator.unwrap_model(model), processor, rows, progress=False)
+        model = accelerator.unwrap_model(objective).evaluated_model
+        metrics[0] = evaluate_retrieval(model, processor, rows, progress=False)
     return broadcast_object_list(metrics)[0]
 
 
@@ -151,7 +154,8 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             open_output(output_dir, recipe, model_fields, paths.resume)
         train_rows, validation_rows = load_data(paths, recipe)
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
-    model, optimizer, loader = accelerator.prepare(model, build_optimizer(model, recipe), loader)
+    objective = Objective(model, recipe)
+    objective, optimizer, loader = accelerator.prepare(objective, build_optimizer(objective, recipe), loader)
     progress = Progress(num_processes=accelerator.num_processes)
     accelerator.register_for_checkpointing(progress)
     if paths.resume:
@@ -171,17 +175,17 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     done = max(progress.step / total_steps, progress.seconds / time_limit)  # share of the run, 1 at its end
     losses: list[torch.Tensor] = []
     while done < 1:
-        model.train()
+        objective.train()
         loader.set_epoch(progress.epoch)
         for batch in accelerator.skip_first_batches(loader, progress.batch):
             # hidden tokens and dropout depend on where the run stands alone, so a resumed run draws the same ones
             place = (recipe.seed, progress.epoch, progress.batch, accelerator.process_index)
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-            with accelerator.accumulate(model):
-                loss = gathered_loss(accelerator, model, batch, recipe)
+            with accelerator.accumulate(objective):
+                loss = objective(batch)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and recipe.max_grad_norm:
-                    accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+                    accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
                 factor = learning_rate_factor(progress.step, warmup_steps, done, recipe.min_lr_ratio)
                 for group in optimizer.param_groups:
                     group["lr"] = factor * group["initial_lr"]
@@ -192,6 +196,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             if not accelerator.sync_gradients:
                 continue
             progress.step += 1
+            accelerator.unwrap_model(objective).update_average(progress.step)
             progress.seconds = time.perf_counter() - started
             done = max(progress.step / total_steps, progress.seconds / time_limit)
             if recipe.max_minutes:  # clocks differ: all follow the first process, or their learning rates would part
@@ -213,15 +218,15 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             if losses:  # nothing that is not finite gets saved below
                 mean_loss(losses, progress.step, output_dir)
         if done >= 1 or progress.epoch % recipe.eval_epochs == 0:
-            metrics = validate(accelerator, model, processor, validation_rows)
+            metrics = validate(accelerator, objective, processor, validation_rows)
             new_best = metrics["text_to_image"]["R@1"] > progress.best
             if new_best:
                 progress.best = metrics["text_to_image"]["R@1"]
-                save_model(accelerator, model, processor, output_dir / "best")
+                save_model(accelerator, objective, processor, output_dir / "best")
             if log:
                 log.write_validation(progress, metrics, new_best)
         save_checkpoint(accelerator, output_dir, progress.step, recipe.keep_checkpoints)
-    save_model(accelerator, model, processor, output_dir / "final")
+    save_model(accelerator, objective, processor, output_dir / "final")
     if log:
         log.bar.close()
     accelerator.print(

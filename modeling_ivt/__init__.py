@@ -15,7 +15,7 @@ from transformers import (
 from processing import IVTImageProcessor, IVTProcessor
 
 from .configuration_ivt import IVTConfig
-from .losses_ivt import cmpm_loss, itc_loss, tokenwise_loss
+from .losses_ivt import cmpm_loss, itc_loss, sdm_loss, tokenwise_loss
 from .modeling_ivt import IVTModel, IVTOutput
 
 AutoConfig.register("ivt", IVTConfig, exist_ok=True)
@@ -27,4 +27,4 @@ AutoProcessor.register(IVTConfig, IVTProcessor, exist_ok=True)
 IVTConfig.register_for_auto_class()
 IVTModel.register_for_auto_class("AutoModel")
 
-__all__ = ["IVTConfig", "IVTModel", "IVTOutput", "cmpm_loss", "itc_loss", "tokenwise_loss"]
+__all__ = ["IVTConfig", "IVTModel", "IVTOutput", "cmpm_loss", "itc_loss", "sdm_loss", "tokenwise_loss"]

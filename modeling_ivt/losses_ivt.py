@@ -2,9 +2,10 @@
 
 CMPM is cross-modal projection matching: Zhang & Lu, "Deep Cross-Modal Projection Learning for Image-Text Matching",
 ECCV 2018, equations 1-5, in the form IVT trains with (Shu et al. 2022). ITC is image-text contrastive learning, as in
-IVT's pre-training stage, with all texts of a person as its positives. The token-wise loss is not IVT's: it is the late
-interaction of FILIP (Yao et al., "Fine-grained Interactive Language-Image Pre-Training", ICLR 2022, section 3.1), from
-words to patches.
+IVT's pre-training stage, with all texts of a person as its positives. Two are not IVT's: SDM is similarity
+distribution matching (Jiang & Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
+Retrieval", IRRA, CVPR 2023, equations 6-8); the token-wise loss is the late interaction of FILIP (Yao et al.,
+"Fine-grained Interactive Language-Image Pre-Training", ICLR 2022, section 3.1), from words to patches.
 
 Letters: I images, T texts, D width, P patches of an image, L tokens of a text, M tokens of all texts that count.
 """
@@ -40,13 +41,14 @@ def _log_projections(embeds: torch.Tensor, others: torch.Tensor) -> torch.Tensor
     return nn.functional.log_softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
-def _cmpm_one_way(log_p: torch.Tensor, matches: torch.Tensor, epsilon: float) -> torch.Tensor:
-    # the mask over its L2 norm, not over its sum: so in CMPM's own code and in the IVT reference
-    q = nn.functional.normalize(matches.to(log_p.dtype), dim=-1)
+def _divergence(log_p: torch.Tensor, matches: torch.Tensor, norm: float, epsilon: float) -> torch.Tensor:
+    """Mean divergence of p from q, the matches over their `norm` (1 or 2) in each row."""
+    q = nn.functional.normalize(matches.to(log_p.dtype), p=norm, dim=-1)
     return (log_p.exp() * (log_p - (q + epsilon).log())).sum(dim=-1).mean()
 
 
-def _itc_one_way(log_p: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+def _cross_entropy(log_p: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of p under q, the matches over their sum in each row."""
     q = nn.functional.normalize(matches.to(log_p.dtype), p=1.0, dim=-1)
     return -(q * log_p).sum(dim=-1).mean()
 
@@ -84,8 +86,9 @@ def cmpm_loss(
         ValueError: if shapes do not fit together or a side is empty.
     """
     matches = _match_persons(image_embeds, text_embeds, person_ids, text_person_ids)
-    image_to_text = _cmpm_one_way(_log_projections(image_embeds, text_embeds), matches, epsilon)
-    return image_to_text + _cmpm_one_way(_log_projections(text_embeds, image_embeds), matches.T, epsilon)
+    # over the L2 norm of the matches, not their sum: so in CMPM's own code and in the IVT reference
+    image_to_text = _divergence(_log_projections(image_embeds, text_embeds), matches, 2.0, epsilon)
+    return image_to_text + _divergence(_log_projections(text_embeds, image_embeds), matches.T, 2.0, epsilon)
 
 
 def itc_loss(
@@ -115,8 +118,52 @@ def itc_loss(
         ValueError: if shapes do not fit together or a side is empty.
     """
     matches = _match_persons(image_embeds, text_embeds, person_ids, text_person_ids)
-    image_to_text = _itc_one_way(_log_projections(image_embeds, text_embeds), matches)
-    return image_to_text + _itc_one_way(_log_projections(text_embeds, image_embeds), matches.T)
+    image_to_text = _cross_entropy(_log_projections(image_embeds, text_embeds), matches)
+    return image_to_text + _cross_entropy(_log_projections(text_embeds, image_embeds), matches.T)
+
+
+def sdm_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    person_ids: torch.Tensor,
+    text_person_ids: torch.Tensor | None = None,
+    temperature: float | torch.Tensor = 0.02,
+    epsilon: float = 1e-8,
+) -> torch.Tensor:
+    r"""Similarity distribution matching (SDM) in both directions.
+
+    With $m_{ij} = 1$ where image i and text j show and describe the same person, else 0:
+
+    $$p_{ij} = \mathrm{softmax}_j(\cos(v_i, t_j) / \tau), \qquad q_{ij} = m_{ij} / \textstyle\sum_j m_{ij}$$
+    $$L_{i2t} = \frac{1}{I} \sum_i \sum_j p_{ij} (\log p_{ij} - \log(q_{ij} + \epsilon))$$
+
+    and $L = L_{i2t} + L_{t2i}$, the second with the roles swapped. It differs from [`cmpm_loss`] in two things: a
+    temperature stands in the place of the embeddings' lengths, and q is a distribution, so a person with several texts
+    asks for equal shares.
+
+    Args:
+        image_embeds: (I, D), normalised or not.
+        text_embeds: (T, D), normalised or not.
+        person_ids: (I,) integers, the person on each image.
+        text_person_ids: (T,) integers, the person each text describes; left out, those of the images (then I = T).
+        temperature: the $\tau$ of the softmax, positive; IRRA's is 0.02. It may be learned, as the exponential of a
+            parameter; a tensor is not checked, that would wait for its device.
+        epsilon: keeps the logarithm of a zero entry of q finite. Positive.
+
+    Returns:
+        Scalar tensor in float32, for float64 embeddings in float64; 0 at the least (but for epsilon) where every image
+        has a text of its person and every text an image.
+
+    Raises:
+        ValueError: if shapes do not fit together, a side is empty, or the temperature is not positive.
+    """
+    if not isinstance(temperature, torch.Tensor) and not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected a positive number such as 0.02")
+    matches = _match_persons(image_embeds, text_embeds, person_ids, text_person_ids)
+    scores = nn.functional.normalize(image_embeds, dim=-1) @ nn.functional.normalize(text_embeds, dim=-1).T  # (I, T)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    image_to_text = _divergence(scores.log_softmax(dim=1), matches, 1.0, epsilon)
+    return image_to_text + _divergence(scores.T.log_softmax(dim=1), matches.T, 1.0, epsilon)
 
 
 def tokenwise_scores(patch_states: torch.Tensor, token_states: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
@@ -195,5 +242,5 @@ def tokenwise_loss(
     matches = _match_persons(patch_states, token_states, person_ids, text_person_ids)
     scores = tokenwise_scores(patch_states, token_states, token_mask)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
-    image_to_text = _itc_one_way(scores.log_softmax(dim=1), matches)
-    return image_to_text + _itc_one_way(scores.T.log_softmax(dim=1), matches.T)
+    image_to_text = _cross_entropy(scores.log_softmax(dim=1), matches)
+    return image_to_text + _cross_entropy(scores.T.log_softmax(dim=1), matches.T)

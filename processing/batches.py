@@ -28,6 +28,7 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
 from .image_processing_ivt import IVTImageProcessor
+from .levels import swap_sides
 from .processing_ivt import IVTProcessor
 from .views import TrainingViews, resized_pixels
 
@@ -48,6 +49,8 @@ class TrainingPairs(TorchDataset):
         views: number and kind of the augmented views; None takes `TrainingViews()`.
         seed: of the augmentation.
         cache_images: keep the resized uint8 pictures in memory, 3 x H x W bytes each, decoded once and in parallel.
+        flip_words: mirror all views of a pair together, or none, and in the texts of mirrored ones swap "left" and
+            "right". Together, because every view of a person is a match for every one of its texts.
 
     Raises:
         ValueError: for unknown levels, missing columns, an empty caption, or an image that cannot be read (then or in
@@ -62,12 +65,13 @@ class TrainingPairs(TorchDataset):
         views: TrainingViews | None = None,
         seed: int = 0,
         cache_images: bool = False,
+        flip_words: bool = False,
     ) -> None:
         if not levels or not set(levels) <= set(LEVELS):
             raise ValueError(f"levels are {tuple(levels)}, expected one or more of {LEVELS}")
         if "levels" not in rows.column_names and set(levels) != {"sentence"}:
             raise ValueError(f"rows have no column 'levels', which {tuple(levels)} need; call add_levels(rows) first")
-        self.levels, self.seed = tuple(levels), seed
+        self.levels, self.seed, self.flip_words = tuple(levels), seed, flip_words
         self.views = TrainingViews() if views is None else views
         self.image_processor = processor.image_processor
         self.image_ids, self.person_ids = list(rows["image_id"]), list(rows["person_id"])
@@ -110,9 +114,12 @@ class TrainingPairs(TorchDataset):
         rng = np.random.default_rng((self.seed, epoch, index))
         texts = [self._text(level, row, number, rng) for level in self.levels]
         rng.shuffle(texts)
+        mirrored = bool(rng.random() < self.views.flip) if self.flip_words else None
+        if mirrored:
+            texts = [swap_sides(text) for text in texts]
         pixels = self._pixels(row) if self._cache is None else self._cache[row]
         return {
-            "views": self.views(pixels, rng),
+            "views": self.views(pixels, rng, mirrored),
             "texts": texts,
             "person_id": self.person_ids[row],
             "image_id": self.image_ids[row],

@@ -22,6 +22,8 @@ LOOKS = frozenset(
     "black white gray grey blue red green yellow orange pink purple violet brown beige tan khaki navy blond blonde "
     "golden silver teal maroon dark light bright long short curly straight wavy loose tight plain plaid".split()
 )
+SWAPPED_SIDES = {"left": "right", "right": "left"}
+SWAPPED_SIDES |= {side.capitalize(): other.capitalize() for side, other in SWAPPED_SIDES.items()}
 # What may stand before an attributive -ing form: "with matching shoes", but not "the man wearing black shoes".
 BEFORE_ATTRIBUTE = {"DT", "IN", "JJ", "PRP$", "CD"}
 
@@ -59,6 +61,11 @@ def _describes(tagged: list[tuple[str, str]], i: int) -> bool:
     if tag == "VBG":
         return i > 0 and tagged[i - 1][1] in BEFORE_ATTRIBUTE
     return tag == "VBN" or word.endswith("ed")  # "wore", "had", "held" are verbs
+
+
+def swap_sides(text: str) -> str:
+    """Say "left" for "right" and the other way round, as the text of a mirrored picture must."""
+    return re.sub(rf"\b({'|'.join(SWAPPED_SIDES)})\b", lambda match: SWAPPED_SIDES[match[0]], text)
 
 
 def add_levels(rows: Dataset, num_proc: int | None = None) -> Dataset:

@@ -40,7 +40,7 @@ class TrainingViews:
         num_views: V.
         padding: black pixels added on each side before a crop of the original size.
         flip: probability of a left-right flip. Captions that name a side ("in her left hand") then no longer fit;
-            the paper flips all the same.
+            the paper flips all the same, `TrainingPairs(flip_words=True)` swaps the sides in the texts.
         erase: probability of erasing a rectangle.
         erase_area: least and greatest share of the picture that is erased.
         erase_aspect: least and greatest height / width of the rectangle.
@@ -55,12 +55,13 @@ class TrainingViews:
     erase_aspect: tuple[float, float] = (0.3, 3.3)
     erase_fill: tuple[int, int, int] = (127, 127, 127)
 
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator, mirrored: bool | None = None) -> np.ndarray:
         """Augment.
 
         Args:
             pixels: uint8 (3, H, W), from `resized_pixels`; not changed.
             rng: the only source of randomness.
+            mirrored: whether all views are flipped; None draws it for each view.
 
         Returns:
             uint8 (V, 3, H, W).
@@ -73,7 +74,8 @@ class TrainingViews:
         for view in views:
             top, left = rng.integers(0, 2 * pad + 1, size=2)
             crop = padded[:, top : top + height, left : left + width]
-            view[:] = crop[:, :, ::-1] if rng.random() < self.flip else crop
+            flips = rng.random() < self.flip if mirrored is None else mirrored
+            view[:] = crop[:, :, ::-1] if flips else crop
             if rng.random() < self.erase:
                 rows, columns = self._rectangle(height, width, rng)
                 view[:, rows, columns] = np.array(self.erase_fill, np.uint8)[:, None, None]

@@ -1,5 +1,6 @@
 """The training script: its arguments, its loss on several processes, a run and its continuation."""
 
+import copy
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import train_hf
 from modeling_ivt import IVTConfig, IVTModel, cmpm_loss
 from train_tiny import TINY_MODEL, load_tiny
 from training import checkpoints, objectives, optimization
-from training.objectives import GatherWithGradient
+from training.objectives import GatherWithGradient, Objective
 from training.recipe import Recipe, RunPaths, parse_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,8 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
     [
         ({"optimizer": "adam"}, "choose sgd or adamw"),
         ({"cmpm_weight": 0.0}, "there is no loss"),
+        ({"sdm_temperature": 0.0}, "sdm_temperature is 0.0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
     ],
 )
@@ -136,10 +139,10 @@ def test_text_groups_do_not_change_the_loss(tiny_config):
         "person_ids": torch.tensor([4, 9]),
         "text_person_ids": torch.tensor([4, 9, 4, 9, 4, 9]),
     }
-    losses = []
-    for text_groups in (1, 3):
-        *embeds_and_ids, text_person_ids = objectives.embed_batch(model, batch, text_groups)
-        losses.append(cmpm_loss(*embeds_and_ids, text_person_ids))
+    losses = [
+        objectives.Objective(model, Recipe(sdm_weight=1.0, token_weight=1.0, text_groups=text_groups)).eval()(batch)
+        for text_groups in (1, 3)
+    ]
     torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -216,10 +219,17 @@ def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_corpus")
-@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2, "num_workers": 1, "max_steps": 5}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient_accumulation_steps": 2, "num_workers": 1, "max_steps": 5},
+        {"ema_decay": 0.9, "sdm_weight": 1.0, "token_weight": 1.0, "flip_words": True},
+    ],
+)
 def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatch, settings):
     whole = run(tmp_path / "whole", **settings)
-    loss_of, calls = train_hf.gathered_loss, []
+    loss_of, calls = Objective.forward, []
 
     def break_off_in_step_6(*arguments):
         calls.append(1)
@@ -227,12 +237,12 @@ def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatc
             raise KeyboardInterrupt
         return loss_of(*arguments)
 
-    monkeypatch.setattr(train_hf, "gathered_loss", break_off_in_step_6)
+    monkeypatch.setattr(Objective, "forward", break_off_in_step_6)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", **settings)
     with (tmp_path / "broken" / "metrics.jsonl").open("a") as metrics_file:
         metrics_file.write('{"step": 2, "lo')  # as a kill in the middle of a line leaves it
-    monkeypatch.setattr(train_hf, "gathered_loss", loss_of)
+    monkeypatch.setattr(Objective, "forward", loss_of)
     broken = run(tmp_path / "broken", resume=True, **settings)
     for name, tensor in weights(whole / "final").items():
         assert torch.equal(tensor, weights(broken / "final")[name]), name
@@ -270,6 +280,44 @@ def test_two_processes_train_as_one_with_their_batches_together(tmp_path):
     together = weights(tmp_path / "two" / "final")
     for name, tensor in weights(tmp_path / "one" / "final").items():
         torch.testing.assert_close(together[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_average_forgets_the_first_weights_at_the_warmed_up_rate(tiny_config):
+    objective = Objective(IVTModel(tiny_config), Recipe(ema_decay=0.5))
+    values, weight, expected = (
+        [3.0, -1.0, 4.0, 8.0, 5.0, 2.0, 7.0, 1.0, 0.0, 6.0],
+        objective.model.layernorm.weight,
+        1.0,
+    )
+    for step, value in enumerate(values, start=1):
+        weight.data.fill_(value)
+        objective.update_average(step)
+        decay = min(0.5, (1 + step) / (10 + step))  # 2/11, 3/12, …, 9/18 = 0.5, 0.5
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(objective.evaluated_model.layernorm.weight, torch.full((32,), expected))
+    assert not any(parameter.requires_grad for parameter in objective.average.parameters())
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_averaged_weights_are_validated_and_saved_and_leave_training_alone(tmp_path, monkeypatch):
+    validated, trained, update = [], [], Objective.update_average
+    evaluate = train_hf.evaluate_retrieval
+
+    def validate(model, *rest, **options):
+        validated.append(copy.deepcopy(model.state_dict()))
+        return evaluate(model, *rest, **options)
+
+    def remember_and_update(objective, step):
+        update(objective, step)
+        trained.append(copy.deepcopy(objective.model.state_dict()))
+
+    monkeypatch.setattr(train_hf, "evaluate_retrieval", validate)
+    monkeypatch.setattr(Objective, "update_average", remember_and_update)
+    plain = weights(run(tmp_path / "plain") / "final")
+    averaged = weights(run(tmp_path / "averaged", ema_decay=0.9) / "final")
+    for name, tensor in averaged.items():
+        assert torch.equal(tensor, validated[-1][name]) and torch.equal(plain[name], trained[-1][name]), name
+    assert any(not torch.equal(tensor, plain[name]) for name, tensor in averaged.items())
 
 
 @pytest.mark.usefixtures("tiny_corpus")
@@ -312,9 +360,7 @@ def test_time_limit_ends_the_run(tmp_path):
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        train_hf, "gathered_loss", lambda _accelerator, model, *_: next(model.parameters()).sum() * math.nan
-    )
+    monkeypatch.setattr(Objective, "forward", lambda self, _batch: next(self.parameters()).sum() * math.nan)
     with pytest.raises(FloatingPointError, match="loss is nan at step 2.*none yet"):
         run(tmp_path / "run", log_steps=100)
     assert not checkpoints.find_checkpoints(tmp_path / "run")

@@ -52,13 +52,16 @@ def replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def save_model(accelerator: Accelerator, model: nn.Module, processor: IVTProcessor, folder: Path) -> None:
-    """Save model, processor and code in Hub format; `folder` is at no moment half-written."""
-    state = accelerator.get_state_dict(model)  # collective: gathers what FSDP and DeepSpeed keep apart
+def save_model(accelerator: Accelerator, objective: nn.Module, processor: IVTProcessor, folder: Path) -> None:
+    """Save the evaluated model, processor and code in Hub format; `folder` is at no moment half-written."""
+    state = accelerator.get_state_dict(objective)  # collective: gathers what FSDP and DeepSpeed keep apart
     if accelerator.is_main_process:
         new = folder.with_name(folder.name + ".new")
         shutil.rmtree(new, ignore_errors=True)
-        accelerator.unwrap_model(model).save_pretrained(new, state_dict=state)
+        unwrapped = accelerator.unwrap_model(objective)
+        prefix = "model." if unwrapped.average is None else "average."
+        weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        unwrapped.evaluated_model.save_pretrained(new, state_dict=weights)
         processor.save_pretrained(new)
         replace_folder(new, folder)
     accelerator.wait_for_everyone()

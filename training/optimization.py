@@ -12,8 +12,12 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD as in the paper, or AdamW; biases have a rate of their own, they and norms do not decay with AdamW."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_bias = name.endswith(".bias")
-        decays = recipe.optimizer == "sgd" or (parameter.ndim > 1 and "embeddings" not in name)
+        decays = parameter.ndim > 0 and (
+            recipe.optimizer == "sgd" or (parameter.ndim > 1 and "embeddings" not in name)
+        )
         key = (recipe.bias_lr_factor if is_bias else 1.0, recipe.weight_decay if decays else 0.0)
         groups.setdefault(key, []).append(parameter)
     parameters = [

@@ -39,9 +39,15 @@ class Recipe:
     num_views: int = field(default=3, metadata={"help": "augmented views per image: 1 for all texts, or one a level"})
     flip: float = field(default=0.5, metadata={"help": "probability that a view is mirrored"})
     erase: float = field(default=0.5, metadata={"help": "probability that a rectangle of a view is erased"})
+    flip_words: bool = field(
+        default=False, metadata={"help": "mirror all views of a pair or none, and swap left and right in its texts"}
+    )
     crop_pad: int = field(default=10, metadata={"help": "pixels of padding before the random crop"})
     cmpm_weight: float = field(default=1.0, metadata={"help": "weight of the CMPM loss"})
     itc_weight: float = field(default=0.0, metadata={"help": "weight of the contrastive loss"})
+    sdm_weight: float = field(default=0.0, metadata={"help": "weight of similarity distribution matching"})
+    sdm_temperature: float = field(default=0.02, metadata={"help": "where its learned temperature begins"})
+    token_weight: float = field(default=0.0, metadata={"help": "weight of the token-wise loss, words against patches"})
     embedding_length: float | None = field(
         default=None,
         metadata={"help": "length of a new model's embeddings, the losses' inverse temperature; default: sqrt(width)"},
@@ -55,6 +61,9 @@ class Recipe:
     warmup_epochs: float = field(default=5.0, metadata={"help": "epochs in which learning_rate grows from 0"})
     min_lr_ratio: float = field(default=0.002, metadata={"help": "the cosine ends at this share of learning_rate"})
     max_grad_norm: float | None = field(default=None, metadata={"help": "clip the gradient to this length"})
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "evaluate and save a moving average of the weights, e.g. 0.999; 0: the weights"}
+    )
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "batches per optimiser step"})
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory for a third more time"})
@@ -78,8 +87,13 @@ class Recipe:
         """Check what would otherwise show up late."""
         if self.optimizer not in ("sgd", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; choose sgd or adamw")
-        if not (self.cmpm_weight or self.itc_weight):
-            raise ValueError("cmpm_weight and itc_weight are both 0: there is no loss; give one of them a weight")
+        weights = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight")
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"{', '.join(weights)} are all 0: there is no loss; give one of them a weight")
+        if not self.sdm_temperature > 0:
+            raise ValueError(f"sdm_temperature is {self.sdm_temperature}; it must be positive")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1, such as 0.999")
         for name in ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -1,4 +1,4 @@
-"""CMPM, ITC and the token-wise loss against closed forms and against plain loops over numbers.
+"""CMPM, ITC, SDM and the token-wise loss against closed forms and against plain loops over numbers.
 
 Letters: I images, T texts, D width, B pairs, P patches, L tokens.
 """
@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from modeling_ivt import cmpm_loss, itc_loss, tokenwise_loss
+from modeling_ivt import cmpm_loss, itc_loss, sdm_loss, tokenwise_loss
 from modeling_ivt.losses_ivt import tokenwise_scores
 
 EPSILON = 1e-8
@@ -166,6 +166,57 @@ def test_itc_refuses_what_cmpm_refuses() -> None:
 
 def cosine(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "text_ids"), [([1, 2, 3], [1, 2, 3]), ([1, 2, 1], [1, 2, 1]), ([1, 2], [1, 1, 2, 2, 2]), ([1], [2])]
+)
+def test_sdm_equals_plain_loops(image_ids: list[int], text_ids: list[int]) -> None:
+    images = torch.randn(len(image_ids), 6, dtype=torch.float64)
+    texts = 2 * torch.randn(len(text_ids), 6, dtype=torch.float64)
+
+    def one_direction(rows: list, columns: list, row_ids: list[int], column_ids: list[int]) -> float:
+        total = 0.0
+        for row, row_id in zip(rows, row_ids, strict=True):
+            scores = [cosine(row, column) / 0.3 for column in columns]
+            partition = sum(math.exp(score) for score in scores)
+            for score, column_id in zip(scores, column_ids, strict=True):
+                p = math.exp(score) / partition
+                q = (row_id == column_id) / max(column_ids.count(row_id), 1)
+                total += p * (math.log(p) - math.log(q + EPSILON))
+        return total / len(rows)
+
+    v, t = images.tolist(), texts.tolist()
+    expected = one_direction(v, t, image_ids, text_ids) + one_direction(t, v, text_ids, image_ids)
+    loss = sdm_loss(images, texts, ids(*image_ids), ids(*text_ids), temperature=0.3)
+    assert loss.item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_sdm_of_one_person_with_equal_embeddings_is_zero() -> None:
+    # p = q = 1 / B, where CMPM asks for more than there is
+    assert sdm_loss(torch.ones(3, 4), torch.ones(3, 4), torch.ones(3)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_sdm_does_not_see_the_length_of_embeddings() -> None:
+    images, texts = torch.randn(2, 4, 6, dtype=torch.float64)
+    torch.testing.assert_close(
+        sdm_loss(9 * images, texts / 7, torch.arange(4)), sdm_loss(images, texts, torch.arange(4))
+    )
+
+
+def test_sdm_gradients_are_those_of_the_value_also_for_its_temperature() -> None:
+    images, texts = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    temperature = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda v, t, tau: sdm_loss(v, t, ids(1, 2, 1), temperature=tau), (images, texts, temperature)
+    )
+
+
+def test_sdm_refuses_what_cmpm_refuses_and_a_temperature_of_zero() -> None:
+    with pytest.raises(ValueError, match="got 0 images and 2 texts"):
+        sdm_loss(torch.zeros(0, 4), torch.zeros(2, 4), ids(), ids(1, 2))
+    with pytest.raises(ValueError, match="temperature is 0"):
+        sdm_loss(torch.ones(2, 4), torch.ones(2, 4), ids(1, 2), temperature=0)
 
 
 TOKEN_MASK = torch.tensor([[0, 1, 1, 1, 0], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]])

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from processing.batches import PairCollator, PairSampler, TrainingPairs
-from processing.views import TrainingViews
+from processing.views import TrainingViews, resized_pixels
 
 CAPTIONS = [
     ["A man in a red hat, with a black bag.", "The person wears a green coat."],
@@ -102,6 +102,26 @@ def test_whole_sentences_alone_need_no_levels(processor):
     assert TrainingPairs(rows, processor, levels=["sentence"])[0, 0]["texts"] == [CAPTIONS[0][0]]
     with pytest.raises(ValueError, match="add_levels"):
         TrainingPairs(rows, processor)
+
+
+SIDES = [["The left shoe is red, the right bag blue. Right."]] + [["bright leftovers"]] * 3
+
+
+def test_texts_of_mirrored_pictures_have_left_and_right_swapped(processor):
+    views = TrainingViews(num_views=2, padding=0, erase=0)
+    pairs = TrainingPairs(make_rows(captions=SIDES), processor, levels=["sentence"], views=views, flip_words=True)
+    plain = resized_pixels(picture(0), processor.image_processor)
+    seen = Counter()
+    for epoch in range(200):
+        pair = pairs[epoch, 0]
+        mirrored = (pair["views"][0] != plain).any()
+        for view in pair["views"]:  # each view of a person matches all of its texts: both are mirrored, or neither
+            np.testing.assert_array_equal(view, plain[:, :, ::-1] if mirrored else plain)
+        swapped = ["The right shoe is red, the left bag blue. Left."]
+        assert pair["texts"] == (swapped if mirrored else SIDES[0])
+        assert pairs[epoch, 1]["texts"] == ["bright leftovers"]
+        seen[bool(mirrored)] += 1
+    assert 70 < seen[True] < 130
 
 
 @pytest.mark.parametrize("levels", [[], ["sentence", "letter"]])
