@@ -135,6 +135,27 @@ def mean_loss(losses: list[torch.Tensor], step: int, output_dir: Path) -> float:
     return mean
 
 
+def train_on_batch(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Any],
+    recipe: Recipe,
+    factor: float,
+) -> torch.Tensor:
+    """Add the gradient of one batch, and step if it is the last of a step; `factor` scales all learning rates."""
+    with accelerator.accumulate(objective):
+        loss = objective(batch)
+        accelerator.backward(loss)
+        if accelerator.sync_gradients and recipe.max_grad_norm:
+            accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["initial_lr"]
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.detach()
+
+
 def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:
     """Train, validating as the recipe says, and leave `best` and `final` in the output folder."""
     accelerator = Accelerator(
@@ -181,17 +202,8 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             # hidden tokens and dropout depend on where the run stands alone, so a resumed run draws the same ones
             place = (recipe.seed, progress.epoch, progress.batch, accelerator.process_index)
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-            with accelerator.accumulate(objective):
-                loss = objective(batch)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and recipe.max_grad_norm:
-                    accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
-                factor = learning_rate_factor(progress.step, warmup_steps, done, recipe.min_lr_ratio)
-                for group in optimizer.param_groups:
-                    group["lr"] = factor * group["initial_lr"]
-                optimizer.step()
-                optimizer.zero_grad()
-            losses.append(loss.detach())
+            factor = learning_rate_factor(progress.step, warmup_steps, done, recipe.min_lr_ratio)
+            losses.append(train_on_batch(accelerator, objective, optimizer, batch, recipe, factor))
             progress.batch += 1
             if not accelerator.sync_gradients:
                 continue
