@@ -1,0 +1,155 @@
+"""What each part of IVT is worth on the embedded corpus: trains every variant with several seeds, tests, tabulates.
+
+    python benchmarks/ablation.py runs/ablation --group paper --steps 2000 --seeds 3
+    python benchmarks/ablation.py runs/ablation --group paper --equal_time 2.4      # cheap variants for as long as IVT
+    python benchmarks/ablation.py runs/ablation --group beyond --steps 2000 --seeds 1
+
+All variants are `recipes/demo.yaml` with a few fields changed, so they share corpus, optimiser, loss and batch size.
+They are trained from random weights, and tested at their last step: nothing is selected. A variant that OUTPUT_DIR
+already holds is not trained again, so a broken-off call is simply repeated. Time is the processor time of the whole
+training process on one thread, which other work on the machine disturbs little.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+METRICS = ("R@1", "R@10", "mAP")
+
+SENTENCES = ["--levels", "sentence", "--num_views", "1"]
+THREE_LEVELS = ["--num_views", "3"]  # all three levels is the recipe's own setting; a view for each as in the paper
+NO_BMM = ["--model.bmm_ratio", "0"]
+# variant -> what it changes of recipes/demo.yaml
+GROUPS = {
+    "paper": {
+        "baseline (sentences)": SENTENCES + NO_BMM,
+        "+ BMM": SENTENCES,
+        "+ MLA": THREE_LEVELS + NO_BMM,
+        "+ MLA + BMM (IVT)": THREE_LEVELS,
+        "IVT, nothing shared": [*THREE_LEVELS, "--model.shared_attention", "false"],
+    },
+    "beyond": {
+        "IVT with one view (demo)": [],
+    },
+}
+
+
+def train_and_test(changes: Sequence[str], steps: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Train one variant and test it, or read what an earlier call measured.
+
+    Args:
+        changes: arguments of `train_hf.py` on top of the demo's recipe.
+        steps: optimiser steps.
+        seed: of the run.
+        folder: of the run; `measured.json` in it holds what is returned.
+
+    Returns:
+        `steps`, `seed`, `cpu_seconds` of the training process, `text_to_image` metrics on the test split.
+    """
+    measured = folder / "measured.json"
+    if measured.exists():
+        return json.loads(measured.read_text())
+    limits = ["--max_steps", steps, "--max_minutes", 100_000, "--eval_epochs", 100_000, "--seed", seed]
+    command = ["train_hf.py", "--config", "recipes/demo.yaml", "--output_dir", folder, *limits, *changes]
+    resumes = ["--resume"] if any((folder / "checkpoints").glob("step-*")) else []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run([*command, *resumes])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    tested = folder / "test.json"
+    run(["evaluate_hf.py", folder / "final", "--corpus", "synthetic", "--output", tested])
+    result = {
+        "steps": steps,
+        "seed": seed,
+        "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+        "text_to_image": json.loads(tested.read_text())["text_to_image"],
+    }
+    measured.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def run(arguments: Sequence[Any]) -> None:
+    """Run a script of this project on one thread of the processor."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, check=True)
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds; a single run has no deviation."""
+    summary: dict[str, Any] = {"steps": runs[0]["steps"], "seeds": [run["seed"] for run in runs]}
+    for name in METRICS:
+        values = [run["text_to_image"][name] for run in runs]
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        summary[name] = {"mean": statistics.fmean(values), "deviation": deviation}
+    summary["cpu_seconds"] = statistics.fmean(run["cpu_seconds"] for run in runs)
+    return summary
+
+
+def cell(figure: dict[str, float | None]) -> str:
+    """`12.3 ± 0.4`, or `12.3` of a single run."""
+    deviation = "" if figure["deviation"] is None else f" ± {figure['deviation']:.1f}"
+    return f"{figure['mean']:.1f}{deviation}"
+
+
+def table_of(summaries: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table, a variant per line."""
+    lines = [f"| variant | steps | {' | '.join(METRICS)} | CPU minutes |", "|---|---|" + "---|" * (len(METRICS) + 1)]
+    for variant, summary in summaries.items():
+        cells = [cell(summary[name]) for name in METRICS]
+        lines.append(f"| {variant} | {summary['steps']:,} | {' | '.join(cells)} | {summary['cpu_seconds'] / 60:.1f} |")
+    return "\n".join(lines)
+
+
+def draw(summaries: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw R@1 and R@10 as bars with their standard deviations."""
+    figure = Figure(figsize=(10, 0.55 * len(summaries) + 1.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("R@1", "R@10"), strict=True):
+        means = [summary[name]["mean"] for summary in summaries.values()]
+        deviations = [summary[name]["deviation"] or 0.0 for summary in summaries.values()]
+        axes.barh(list(summaries), means, xerr=deviations, color="#4c78a8", capsize=3)
+        axes.set(title=f"{name} on test, percent", xlim=(0, None))
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, then print the table and write json and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("--group", choices=GROUPS, default="paper")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--equal_time",
+        type=float,
+        metavar="FACTOR",
+        help="also train the variants of whole sentences for FACTOR times the steps, as long as IVT takes",
+    )
+    arguments = parser.parse_args(argv)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(arguments.seeds):
+        for variant, changes in GROUPS[arguments.group].items():
+            lengths = {variant: arguments.steps}
+            if arguments.equal_time and changes[: len(SENTENCES)] == SENTENCES:
+                lengths[f"{variant}, equal time"] = round(arguments.steps * arguments.equal_time)
+            for name, steps in lengths.items():
+                folder = arguments.output_dir.resolve() / f"{name.replace(' ', '_')}-{steps}-{seed}"
+                results.setdefault(name, []).append(train_and_test(changes, steps, seed, folder))
+    summaries = {variant: summarise(runs) for variant, runs in results.items()}
+    print(table_of(summaries))
+    name = f"ablation_{arguments.group}"
+    (arguments.output_dir / f"{name}.json").write_text(json.dumps(summaries, indent=2) + "\n")
+    draw(summaries, arguments.output_dir / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
