@@ -37,7 +37,7 @@ def test_misspelt_field_names_the_nearest(tmp_path, misspelt, nearest):
 def test_recipes_of_the_repository_are_valid(recipe_file):
     _, recipe, model_fields = parse_arguments(["--config", str(recipe_file)])
     IVTConfig(**model_fields)
-    assert recipe.corpus.replace("-", "_") == recipe_file.stem or recipe_file.stem == "demo"
+    assert recipe.corpus.replace("-", "_") == recipe_file.stem or recipe.corpus == "synthetic"
 
 
 @pytest.mark.parametrize(
