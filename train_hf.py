@@ -37,6 +37,7 @@ from processing.batches import PairCollator, PairSampler, TrainingPairs
 from processing.levels import add_levels
 from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_retrieval
+from training.backward import backward
 from training.checkpoints import Progress, find_checkpoints, open_output, resume, save_checkpoint, save_model
 from training.objectives import Objective
 from training.optimization import build_optimizer, learning_rate_factor
@@ -145,15 +146,14 @@ def train_on_batch(
 ) -> torch.Tensor:
     """Add the gradient of one batch, and step if it is the last of a step; `factor` scales all learning rates."""
     with accelerator.accumulate(objective):
-        loss = objective(batch)
-        accelerator.backward(loss)
+        loss = backward(accelerator, objective, batch, recipe.cached_chunk)
         if accelerator.sync_gradients and recipe.max_grad_norm:
             accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
         optimizer.step()
         optimizer.zero_grad()
-    return loss.detach()
+    return loss
 
 
 def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             open_output(output_dir, recipe, model_fields, paths.resume)
         train_rows, validation_rows = load_data(paths, recipe)
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
-    objective = Objective(model, recipe)
+    objective = Objective(model, recipe, train_rows["person_id"])
     objective, optimizer, loader = accelerator.prepare(objective, build_optimizer(objective, recipe), loader)
     progress = Progress(num_processes=accelerator.num_processes)
     accelerator.register_for_checkpointing(progress)

@@ -77,25 +77,25 @@ def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
     [
         {},
         {"gradient_accumulation_steps": 2, "num_workers": 1, "max_steps": 5},
-        {"ema_decay": 0.9, "sdm_weight": 1.0, "token_weight": 1.0, "flip_words": True},
+        {"ema_decay": 0.9, "sdm_weight": 1.0, "identity_weight": 1.0, "flip_words": True, "cached_chunk": 3},
     ],
 )
 def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatch, settings):
     whole = run(tmp_path / "whole", **settings)
-    loss_of, calls = Objective.forward, []
+    backward, calls = train_hf.backward, []
 
     def break_off_in_step_6(*arguments):
         calls.append(1)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return loss_of(*arguments)
+        return backward(*arguments)
 
-    monkeypatch.setattr(Objective, "forward", break_off_in_step_6)
+    monkeypatch.setattr(train_hf, "backward", break_off_in_step_6)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", **settings)
     with (tmp_path / "broken" / "metrics.jsonl").open("a") as metrics_file:
         metrics_file.write('{"step": 2, "lo')  # as a kill in the middle of a line leaves it
-    monkeypatch.setattr(Objective, "forward", loss_of)
+    monkeypatch.setattr(train_hf, "backward", backward)
     broken = run(tmp_path / "broken", resume=True, **settings)
     for name, tensor in weights(whole / "final").items():
         assert torch.equal(tensor, weights(broken / "final")[name]), name

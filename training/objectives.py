@@ -5,6 +5,7 @@ Letters: I images, T texts, D width, P patches of an image, L tokens of a text.
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -64,46 +65,76 @@ class Embeddings:
     token_states: torch.Tensor | None = None
     token_mask: torch.Tensor | None = None
 
+    def differentiable(self) -> list[torch.Tensor]:
+        """The tensors that a gradient flows through."""
+        tensors = (self.image_embeds, self.text_embeds, self.patch_states, self.token_states)
+        return [tensor for tensor in tensors if tensor is not None]
+
+    @staticmethod
+    def concatenate(parts: list["Embeddings"]) -> "Embeddings":
+        """Put the images of all parts one after the other, and their texts."""
+        if parts[0].patch_states is not None:
+            sizes = [(part.patch_states.shape[1], part.token_states.shape[1]) for part in parts]
+            parts = [part.lengthened(*map(max, zip(*sizes, strict=True))) for part in parts]
+        columns = zip(*(part.tensors() for part in parts), strict=True)
+        return Embeddings(*(None if column[0] is None else torch.cat(column) for column in columns))
+
     def gather(self) -> "Embeddings":
-        """The embeddings of all processes, with exact gradients; one process keeps its own."""
-        if not torch.distributed.is_initialized():
-            return self
-        gathered = self
+        """The embeddings of all processes, with exact gradients."""
+        embeddings = self
         if self.patch_states is not None:  # how many tokens are hidden differs from process to process
-            sizes = torch.tensor(
-                [self.patch_states.shape[1], self.token_states.shape[1]], device=self.patch_states.device
-            )
+            sizes = self.patch_states.new_tensor([self.patch_states.shape[1], self.token_states.shape[1]])
             torch.distributed.all_reduce(sizes, torch.distributed.ReduceOp.MAX)
-            gathered = self.lengthened(*sizes.tolist())
-        tensors = (getattr(gathered, field.name) for field in fields(gathered))
-        return Embeddings(*(None if tensor is None else GatherWithGradient.apply(tensor) for tensor in tensors))
+            embeddings = self.lengthened(*map(int, sizes))
+        return Embeddings(*(None if rows is None else GatherWithGradient.apply(rows) for rows in embeddings.tensors()))
 
     def lengthened(self, num_patches: int, num_tokens: int) -> "Embeddings":
         """With padding that changes no score: the last patch once more, and tokens that are no words."""
         more_patches = num_patches - self.patch_states.shape[1]
         more_tokens = num_tokens - self.token_states.shape[1]
-        patches = torch.cat([self.patch_states, self.patch_states[:, -1:].expand(-1, more_patches, -1)], dim=1)
-        tokens = nn.functional.pad(self.token_states, (0, 0, 0, more_tokens))
-        mask = nn.functional.pad(self.token_mask, (0, more_tokens))
-        return replace(self, patch_states=patches, token_states=tokens, token_mask=mask)
+        return replace(
+            self,
+            patch_states=torch.cat([self.patch_states, self.patch_states[:, -1:].expand(-1, more_patches, -1)], dim=1),
+            token_states=nn.functional.pad(self.token_states, (0, 0, 0, more_tokens)),
+            token_mask=nn.functional.pad(self.token_mask, (0, more_tokens)),
+        )
+
+    def tensors(self) -> list[torch.Tensor | None]:
+        """All fields, in order."""
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 class Objective(nn.Module):
     """What is trained: a batch to its loss.
 
-    It holds the model and what training alone needs: the learned temperature and the averaged weights.
+    It holds the model and what training alone needs: the temperature and the classifier of losses that learn one, and
+    the averaged weights.
 
     Args:
         model: the model to train.
         recipe: the losses and their weights.
+        person_ids: those of all training images, repeated or not; only identity classification needs them.
     """
 
-    def __init__(self, model: IVTModel, recipe: Recipe):
+    def __init__(self, model: IVTModel, recipe: Recipe, person_ids: Iterable[int] = ()):
         super().__init__()
         self.model, self.recipe = model, recipe
         if recipe.sdm_weight:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(recipe.sdm_temperature)))
+        if recipe.identity_weight:
+            # ascending, so that searchsorted finds the class of a person
+            self.register_buffer("persons", torch.tensor(sorted(set(person_ids))), persistent=False)
+            if len(self.persons) == 0:
+                raise ValueError("identity_weight needs to know all persons before; pass person_ids, or set it to 0")
+            self.classifier = nn.Linear(model.config.hidden_size, len(self.persons))
+            nn.init.normal_(self.classifier.weight, std=0.001)  # begins with equal scores for all
+            nn.init.zeros_(self.classifier.bias)
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.ema_decay else None
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """What is learnt beside the model's weights."""
+        named = self.named_parameters()
+        return [weight for name, weight in named if weight.requires_grad and not name.startswith("model.")]
 
     @property
     def evaluated_model(self) -> IVTModel:
@@ -121,11 +152,29 @@ class Objective(nn.Module):
             decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def forward(self, batch: dict[str, Any]) -> torch.Tensor:
-        """The loss over the embeddings of all processes, so that each is a negative for all others."""
+    def forward(
+        self,
+        batch: dict[str, Any],
+        gradients: list[torch.Tensor] | None = None,
+        own_gradients: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The loss of a batch, or for gradient caching a number whose gradient is the loss's.
+
+        Args:
+            batch: what `PairCollator` gives, or a part of it.
+            gradients: those of the loss with respect to `embed(batch).differentiable()`, if they are known.
+            own_gradients: those with respect to `own_parameters()`.
+
+        Returns:
+            Scalar tensor, float32.
+        """
         embeddings = self.embed(batch)
-        with torch.autocast(embeddings.image_embeds.device.type, enabled=False):
-            return self.compare(embeddings.gather())
+        if gradients is None:
+            return self.compare(embeddings)
+        pairs = [*zip(embeddings.differentiable(), gradients, strict=True)]
+        if own_gradients:
+            pairs += zip(self.own_parameters(), own_gradients, strict=True)
+        return torch.stack([(tensor * gradient).sum() for tensor, gradient in pairs]).sum()
 
     def embed(self, batch: dict[str, Any]) -> Embeddings:
         """Embed images and texts.
@@ -159,22 +208,34 @@ class Objective(nn.Module):
         return embeddings
 
     def compare(self, embeddings: Embeddings) -> torch.Tensor:
-        """The weighted sum of the recipe's losses."""
-        recipe = self.recipe
+        """The weighted sum of the recipe's losses.
+
+        Every embedding of every process is a negative for all others, or with `gather: none` only for its process's.
+        """
+        if self.recipe.gather == "all" and torch.distributed.is_initialized():
+            embeddings = embeddings.gather()
+        with torch.autocast(embeddings.image_embeds.device.type, enabled=False):
+            return torch.stack(self._weighted_losses(embeddings)).sum()
+
+    def _weighted_losses(self, embeddings: Embeddings) -> list[torch.Tensor]:
+        recipe, losses = self.recipe, []
         ids = (embeddings.person_ids, embeddings.text_person_ids)
-        embeds = (embeddings.image_embeds, embeddings.text_embeds, *ids)
-        losses = []
+        embeds = (embeddings.image_embeds, embeddings.text_embeds)
         if recipe.cmpm_weight:
-            losses.append(recipe.cmpm_weight * cmpm_loss(*embeds))
+            losses.append(recipe.cmpm_weight * cmpm_loss(*embeds, *ids))
         if recipe.itc_weight:
-            losses.append(recipe.itc_weight * itc_loss(*embeds))
+            losses.append(recipe.itc_weight * itc_loss(*embeds, *ids))
         if recipe.sdm_weight:
             temperature = self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
-            losses.append(recipe.sdm_weight * sdm_loss(*embeds, temperature=temperature))
+            losses.append(recipe.sdm_weight * sdm_loss(*embeds, *ids, temperature))
         if recipe.token_weight:
             states = (embeddings.patch_states, embeddings.token_states, embeddings.token_mask)
             losses.append(recipe.token_weight * tokenwise_loss(*states, *ids))
-        return torch.stack(losses).sum()
+        if recipe.identity_weight:  # one classifier for both, so that both look alike to it
+            for side, person_ids in zip(embeds, ids, strict=True):
+                classes = torch.searchsorted(self.persons, person_ids)
+                losses.append(recipe.identity_weight * nn.functional.cross_entropy(self.classifier(side), classes))
+        return losses
 
     def _keep_positions(self, attention_mask: torch.Tensor) -> torch.Tensor | None:
         """Positions of text tokens that are not hidden; drawn here because the token-wise loss must know them."""

@@ -48,6 +48,12 @@ class Recipe:
     sdm_weight: float = field(default=0.0, metadata={"help": "weight of similarity distribution matching"})
     sdm_temperature: float = field(default=0.02, metadata={"help": "where its learned temperature begins"})
     token_weight: float = field(default=0.0, metadata={"help": "weight of the token-wise loss, words against patches"})
+    identity_weight: float = field(
+        default=0.0, metadata={"help": "weight of naming the person, by one classifier of images and texts"}
+    )
+    gather: str = field(
+        default="all", metadata={"help": "negatives: all (of every process), or none (its own only: the reference)"}
+    )
     embedding_length: float | None = field(
         default=None,
         metadata={"help": "length of a new model's embeddings, the losses' inverse temperature; default: sqrt(width)"},
@@ -68,6 +74,10 @@ class Recipe:
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory for a third more time"})
     batch_size: int = field(default=28, metadata={"help": "image-caption pairs per process and batch"})
+    cached_chunk: int | None = field(
+        default=None,
+        metadata={"help": "gradient caching: the memory of so many pairs, whatever batch_size, for a third more time"},
+    )
     text_groups: int = field(default=1, metadata={"help": "embed the texts of a batch in so many groups by length"})
     group_by_length: bool = field(default=False, metadata={"help": "batch captions of similar length: less padding"})
 
@@ -87,15 +97,26 @@ class Recipe:
         """Check what would otherwise show up late."""
         if self.optimizer not in ("sgd", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; choose sgd or adamw")
-        weights = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight")
+        if self.gather not in ("all", "none"):
+            raise ValueError(f"gather is {self.gather!r}; choose all or none")
+        weights = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight")
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0: there is no loss; give one of them a weight")
         if not self.sdm_temperature > 0:
             raise ValueError(f"sdm_temperature is {self.sdm_temperature}; it must be positive")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1, such as 0.999")
-        for name in ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups"):
-            if getattr(self, name) < 1:
+        counts = [
+            "batch_size",
+            "epochs",
+            "eval_epochs",
+            "log_steps",
+            "keep_checkpoints",
+            "text_groups",
+            "cached_chunk",
+        ]
+        for name in counts:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 

@@ -1,48 +1,95 @@
-import torch
-from torch import multiprocessing
+"""What the objective adds to the losses: groups of texts, words that count, a classifier, averaged weights."""
 
-from modeling_ivt import IVTModel, cmpm_loss
-from training.objectives import GatherWithGradient, Objective
+import math
+
+import pytest
+import torch
+
+from modeling_ivt import IVTConfig, IVTModel, tokenwise_loss
+from training.objectives import LEAST_TEMPERATURE, Embeddings, Objective
 from training.recipe import Recipe
 
+ONLY = dict.fromkeys(("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight"), 0.0)
 
-def test_text_groups_do_not_change_the_loss(tiny_config):
-    model = IVTModel(tiny_config).eval()
+
+def make_batch(config: IVTConfig) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([3, 9, 5, 12, 4, 7])
-    batch = {
-        "pixel_values": torch.randn(2, 3, *tiny_config.image_size),
-        "input_ids": torch.randint(5, tiny_config.vocab_size, (6, 12)),
+    return {
+        "pixel_values": torch.randn(2, 3, *config.image_size),
+        "input_ids": torch.randint(5, config.vocab_size, (6, 12)),
         "attention_mask": (torch.arange(12) < lengths[:, None]).long(),
         "person_ids": torch.tensor([4, 9]),
         "text_person_ids": torch.tensor([4, 9, 4, 9, 4, 9]),
     }
-    losses = [
-        Objective(model, Recipe(sdm_weight=1.0, token_weight=1.0, text_groups=text_groups)).eval()(batch)
-        for text_groups in (1, 3)
-    ]
-    torch.testing.assert_close(losses[0], losses[1])
 
 
-def _gather_on_one_of_two(rank: int, folder: str) -> None:
-    """One of two processes: the gradient of a loss over the gathered rows with respect to its own."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    images, texts, ids = torch.load(f"{folder}/batch.pt")
-    own = slice(2 * rank, 2 * rank + 2)
-    local = images[own].clone().requires_grad_()
-    cmpm_loss(GatherWithGradient.apply(local), GatherWithGradient.apply(texts[own]), ids).backward()
-    torch.save(local.grad, f"{folder}/gradient{rank}.pt")
-    torch.distributed.destroy_process_group()
+def test_text_groups_do_not_change_the_loss(tiny_config):
+    model, batch = IVTModel(tiny_config), make_batch(tiny_config)
+    losses = [Objective(model, Recipe(token_weight=1.0, text_groups=groups))(batch) for groups in (1, 3)]
+    torch.testing.assert_close(*losses)
 
 
-def test_gathered_loss_has_the_gradient_of_the_whole_batch(tmp_path):
-    images, texts, ids = torch.randn(4, 8), torch.randn(4, 8), torch.tensor([1, 2, 1, 3])
-    torch.save((images, texts, ids), tmp_path / "batch.pt")
-    multiprocessing.spawn(_gather_on_one_of_two, args=(str(tmp_path),), nprocs=2)
-    whole = images.clone().requires_grad_()
-    cmpm_loss(whole, texts, ids).backward()
-    gathered = torch.cat([torch.load(tmp_path / f"gradient{rank}.pt") for rank in range(2)])
-    # both processes compute the loss; DDP averages over the two, so twice the gradient is right
-    torch.testing.assert_close(gathered / 2, whole.grad)
+def test_words_are_tokens_that_are_neither_hidden_nor_cls_sep_or_padding(tiny_config):
+    tiny_config.bmm_ratio = 0.5
+    objective, batch = Objective(IVTModel(tiny_config), Recipe(token_weight=1.0)).train(), make_batch(tiny_config)
+    num_words, longest = [3 - 2, 9 - 2, 5 - 2, 12 - 2, 4 - 2, 7 - 2], set()
+    for _ in range(30):
+        embeddings = objective.embed(batch)
+        counts = embeddings.token_mask.sum(dim=1)
+        assert not embeddings.token_mask[:, 0].any()
+        assert all(
+            count <= words for count, words in zip(counts.tolist(), sorted(num_words, reverse=True), strict=True)
+        )
+        longest.add(embeddings.token_states.shape[1])
+    assert min(longest) == 6 and max(longest) == 12  # up to half of the twelve tokens are hidden
+    counts = objective.eval().embed(batch).token_mask.sum(dim=1)
+    assert counts.tolist() == sorted(num_words, reverse=True)
+
+
+def test_lengthened_states_have_the_loss_of_the_short_ones():
+    states = [torch.randn(2, n, 8, dtype=torch.float64) for n in (5, 4)]
+    mask, ids = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]], dtype=torch.bool), torch.tensor([1, 2])
+    short = Embeddings(states[0][:, 0], states[1][:, 0], ids, ids, *states, mask)
+    long = short.lengthened(9, 6)
+    assert long.patch_states.shape == (2, 9, 8) and long.token_states.shape == (2, 6, 8)
+    losses = [tokenwise_loss(e.patch_states, e.token_states, e.token_mask, ids) for e in (short, long)]
+    torch.testing.assert_close(*losses)
+
+
+def test_identity_loss_begins_at_log_of_the_number_of_persons_for_images_and_for_texts(tiny_config):
+    recipe = Recipe(**ONLY | {"identity_weight": 0.5})
+    objective = Objective(IVTModel(tiny_config), recipe, person_ids=[9, 4, 123, 4, 7, 9])
+    with torch.no_grad():
+        objective.classifier.weight.zero_()
+    assert objective(make_batch(tiny_config)).item() == pytest.approx(0.5 * 2 * math.log(4), rel=1e-5)
+
+
+def test_identity_loss_names_the_right_person(tiny_config):
+    objective = Objective(IVTModel(tiny_config), Recipe(**ONLY | {"identity_weight": 1.0}), [7, 4, 9])
+    with torch.no_grad():
+        objective.classifier.weight.copy_(50 * torch.eye(3, 32))  # classes 0, 1, 2 are the persons 4, 7, 9
+    images, texts = torch.eye(3, 32), torch.eye(3, 32)[[2, 0]]
+    right = Embeddings(images, texts, torch.tensor([4, 7, 9]), torch.tensor([9, 4]))
+    wrong = Embeddings(images, texts, torch.tensor([4, 7, 9]), torch.tensor([4, 9]))
+    assert objective.compare(right).item() == pytest.approx(0, abs=1e-6)
+    assert objective.compare(wrong).item() == pytest.approx(50, rel=1e-3)
+
+
+def test_identity_loss_without_persons_is_an_error(tiny_config):
+    with pytest.raises(ValueError, match="needs to know all persons"):
+        Objective(IVTModel(tiny_config), Recipe(identity_weight=1.0))
+
+
+def test_temperature_is_learnt_but_not_below_its_least(tiny_config):
+    objective, batch = Objective(IVTModel(tiny_config), Recipe(**ONLY | {"sdm_weight": 1.0})), make_batch(tiny_config)
+    objective(batch).backward()
+    assert objective.log_temperature.exp().item() == pytest.approx(0.02)
+    assert objective.log_temperature.grad.abs() > 0
+    losses = []
+    for temperature in (LEAST_TEMPERATURE, LEAST_TEMPERATURE / 100):
+        objective.log_temperature.data.fill_(math.log(temperature))
+        losses.append(objective(batch))
+    torch.testing.assert_close(*losses)
 
 
 def test_average_forgets_the_first_weights_at_the_warmed_up_rate(tiny_config):

@@ -76,6 +76,8 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
     [
         ({"optimizer": "adam"}, "choose sgd or adamw"),
         ({"cmpm_weight": 0.0}, "there is no loss"),
+        ({"gather": "some"}, "choose all or none"),
+        ({"cached_chunk": 0}, "cached_chunk is 0"),
         ({"sdm_temperature": 0.0}, "sdm_temperature is 0.0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),

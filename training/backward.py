@@ -1,0 +1,86 @@
+"""The loss of a batch and its gradient: in one go, or with gradient caching in the memory of a chunk.
+
+Gradient caching is that of Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+2021 (arXiv 2101.06983): the losses compare all pairs of a batch, but an embedding depends on its own image or text
+alone. So the chunks of a batch are embedded without a graph, the loss and its gradient with respect to the embeddings
+are computed on the whole batch, and every chunk is embedded once more, now with a graph that takes its embeddings'
+gradient on to the weights. It costs one more forward pass.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+from .objectives import Embeddings
+
+
+def backward(
+    accelerator: Accelerator, objective: nn.Module, batch: dict[str, Any], chunk_size: int | None = None
+) -> torch.Tensor:
+    """Add the gradient of a batch's loss to the weights.
+
+    Args:
+        accelerator: scales the loss, and averages gradients over the processes where it accumulates no more.
+        objective: a prepared `Objective`.
+        batch: what `PairCollator` gives.
+        chunk_size: pairs whose graph is held in memory at a time; None: all.
+
+    Returns:
+        The loss without a graph, the same on all processes.
+
+    Raises:
+        ValueError: for chunks with FSDP or DeepSpeed.
+    """
+    if chunk_size is None:
+        loss = objective(batch)
+        accelerator.backward(loss)
+    else:
+        loss = _cached_backward(accelerator, objective, split_batch(batch, chunk_size))
+    return accelerator.reduce(loss.detach(), "mean")  # a process of its own has a loss of its own with gather: none
+
+
+def _cached_backward(accelerator: Accelerator, objective: nn.Module, chunks: list[dict[str, Any]]) -> torch.Tensor:
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"cached_chunk embeds outside of the wrapped model, which {accelerator.distributed_type} does not allow; "
+            "use DDP or gradient_checkpointing"
+        )
+    whole = accelerator.unwrap_model(objective)
+    seed = int(torch.randint(2**62, ()))  # with it both passes hide the same tokens and drop the same numbers
+    parts = []
+    for i, chunk in enumerate(chunks):
+        torch.manual_seed(seed + i)
+        with torch.no_grad(), accelerator.autocast():
+            parts.append(whole.embed(chunk))
+    leaves = [[tensor.requires_grad_() for tensor in part.differentiable()] for part in parts]
+    own = whole.own_parameters()
+    loss = whole.compare(Embeddings.concatenate(parts))
+    inputs = [*sum(leaves, []), *own]
+    gradients = iter(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
+    chunk_gradients = [[next(gradients) for _ in part] for part in leaves]
+    for i, (chunk, cached) in enumerate(zip(chunks, chunk_gradients, strict=True)):
+        torch.manual_seed(seed + i)
+        is_last = i == len(chunks) - 1
+        with nullcontext() if is_last else accelerator.no_sync(objective):
+            # the objective's own parameters come with the last chunk, when DDP expects every gradient
+            accelerator.backward(objective(chunk, cached, list(gradients) if is_last else None))
+    return loss
+
+
+def split_batch(batch: dict[str, Any], chunk_size: int) -> list[dict[str, Any]]:
+    """Cut a batch of B pairs into chunks of `chunk_size` pairs, each with all its views and texts."""
+    num_pairs = len(batch["image_ids"])
+    chunks = []
+    for start in range(0, num_pairs, chunk_size):
+        pairs = slice(start, start + chunk_size)
+        chunk = {
+            name: rows.unflatten(0, (-1, num_pairs))[:, pairs].flatten(0, 1)  # row k * B + b belongs to pair b
+            for name, rows in batch.items()
+            if name != "image_ids"
+        }
+        chunks.append(chunk | {"image_ids": batch["image_ids"][pairs]})
+    return chunks
