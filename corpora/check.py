@@ -1,6 +1,7 @@
 """What a corpus holds, counted: sizes, caption lengths, repeated and empty captions.
 
     python -m corpora.check NAME [--root ROOT] [--split SPLIT] [--sheet PICTURE.png]
+    ivt corpus check NAME [--root ROOT] [--split SPLIT] [--json]
 
 Empty captions and unreadable images of an official corpus are dropped by its loader, which says so on stderr.
 For the embedded corpus it counts besides how often the colours of the two garments alone would find the right person,
@@ -8,16 +9,19 @@ and ends with status 1 if that is too often on the test split: such a corpus cou
 """
 
 import argparse
+import os
 import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from datasets import Dataset
 from PIL import Image
 
 from . import load_corpus
+from .rows import check_choice
 from .synthetic import FIRST_PERSON_ID, sample_rows
 
 MAX_COLOUR_RECALL = 15.0  # percent
@@ -87,7 +91,7 @@ def _spread(numbers: list[int]) -> str:
     return f"mean {statistics.fmean(numbers):.1f}, {min(numbers)} to {max(numbers)}, deciles {deciles}"
 
 
-def print_counts(counts: CorpusCounts) -> None:
+def print_counts(counts: CorpusCounts, colours: ColourCounts | None = None) -> None:
     """Print the counts of one split, one fact per line."""
     num_images, num_captions = len(counts.captions_per_image), len(counts.words)
     print(f"people                 {len(counts.images_per_person)}")
@@ -100,6 +104,9 @@ def print_counts(counts: CorpusCounts) -> None:
     print(f"captions of an image the same      {equal} images ({100 * equal / num_images:.2f} %)")
     print(f"same caption on several people     {counts.shared_captions} captions")
     print(f"empty captions                     {counts.empty_captions}")
+    if colours is not None:
+        print(f"found by the two garment colours   {colours.recall_at_1:.1f} % expected R@1 of an oracle")
+        print(f"images with colours of their own   {colours.unique:.1f} %")
 
 
 def draw_contact_sheet(
@@ -128,6 +135,42 @@ def draw_contact_sheet(
     sheet.save(path)
 
 
+def count_split(
+    name: str, root: str | os.PathLike[str] | None = None, split: str = "test"
+) -> tuple[CorpusCounts, ColourCounts | None]:
+    """Count a split of a corpus, and for the embedded one how well colours tell its people apart."""
+    if name != "synthetic":
+        corpus = load_corpus(name, root, split, on_bad_image="skip")
+        return count_corpus(list(corpus["person_id"]), list(corpus["captions"])), None
+    check_choice("split", split, tuple(FIRST_PERSON_ID))
+    rows = list(sample_rows(split))  # the same people and captions as in the corpus, not drawn
+    person_ids = [FIRST_PERSON_ID[split] + index for index, *_ in rows]
+    colours = count_colours(person_ids, [(person.upper.colour, person.lower.colour) for _, person, *_ in rows])
+    return count_corpus(person_ids, [captions for *_, captions in rows]), colours
+
+
+def summarise(counts: CorpusCounts, colours: ColourCounts | None) -> dict[str, Any]:
+    """The counts of one split with means and ranges in the place of lists, for JSON."""
+    numbers = {name: value for name, value in asdict(counts).items() if not isinstance(value, list)}
+    sizes = {"people": len(counts.images_per_person), "images": len(counts.captions_per_image)}
+    spreads = {
+        name: {"mean": statistics.fmean(value), "min": min(value), "max": max(value)}
+        for name, value in asdict(counts).items()
+        if isinstance(value, list)
+    }
+    return sizes | {"captions": len(counts.words)} | numbers | spreads | {"colours": colours and asdict(colours)}
+
+
+def problem_of_colours(colours: ColourCounts | None, split: str) -> str | None:
+    """Say so if colours alone find too many people of the test split."""
+    if colours is None or split != "test" or colours.recall_at_1 < MAX_COLOUR_RECALL:
+        return None
+    return (
+        f"the two garment colours alone find {colours.recall_at_1:.1f} % of the test people, which must stay under "
+        f"{MAX_COLOUR_RECALL:.0f} %: make GARMENT_COLOURS in corpora/people.py shorter or less even"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, print the counts, return the exit status."""
     parser = argparse.ArgumentParser(description="Count what a corpus holds.")
@@ -141,23 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         corpus = load_corpus(options.name, options.root, options.split, on_bad_image="skip")
         draw_contact_sheet(corpus, options.sheet)
         print(f"some people drawn to {options.sheet}")
-    if options.name != "synthetic":
-        corpus = load_corpus(options.name, options.root, options.split, on_bad_image="skip")
-        print_counts(count_corpus(list(corpus["person_id"]), list(corpus["captions"])))
-        return 0
-
-    rows = list(sample_rows(options.split))  # the same people and captions as in the corpus, not drawn
-    person_ids = [FIRST_PERSON_ID[options.split] + index for index, *_ in rows]
-    print_counts(count_corpus(person_ids, [captions for *_, captions in rows]))
-    counts = count_colours(person_ids, [(person.upper.colour, person.lower.colour) for _, person, *_ in rows])
-    print(f"found by the two garment colours   {counts.recall_at_1:.1f} % expected R@1 of an oracle")
-    print(f"images with colours of their own   {counts.unique:.1f} %")
-    if options.split == "test" and counts.recall_at_1 >= MAX_COLOUR_RECALL:
-        print(
-            f"the two garment colours alone find {counts.recall_at_1:.1f} % of the test people, which must stay under "
-            f"{MAX_COLOUR_RECALL:.0f} %: make GARMENT_COLOURS in corpora/people.py shorter or less even",
-            file=sys.stderr,
-        )
+    counts, colours = count_split(options.name, options.root, options.split)
+    print_counts(counts, colours)
+    if problem := problem_of_colours(colours, options.split):
+        print(problem, file=sys.stderr)
         return 1
     return 0
 

@@ -3,65 +3,118 @@
     ivt index crops/ --gallery people.lance
     ivt search "a woman in a red coat with a black backpack" --gallery people.lance -k 10 --save sheet.png
 
-Exit codes: 0 done, 1 nothing found or problems, 2 wrong usage or input that cannot be used.
+A command is a function; `app` at the end puts them together. What it finds goes to stdout, as text or with --json as
+JSON; progress, warnings and errors go to stderr.
 """
 
+import inspect
 import json
+import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from transformers.utils.logging import disable_progress_bar
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Find people in your own pictures from a sentence.")
+from corpora.check import count_split, print_counts, problem_of_colours, summarise
 
-GalleryOption = Annotated[str, typer.Option("--gallery", help="Where the gallery lies, e.g. people.lance.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub name; by default the embedded one.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+from .crops import PathFields
+from .gallery import Gallery
+
+EXIT_CODES = "Exit codes: 0 done; 1 nothing found, or problems, which are named; 2 wrong usage or unusable input."
+
+GalleryOption = Annotated[str, typer.Option("--gallery", help="Path or URI of the gallery, e.g. people.lance.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Folder or Hub name; by default the gallery's own, at first the embedded one."),
+]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; by default a GPU if there is one.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def print_json(value: Any) -> None:
-    """Print what a command found as JSON; times and paths become strings."""
+    """Print what a command found as JSON; times and paths become texts."""
     print(json.dumps(value, default=str, ensure_ascii=False, indent=2))
 
 
-@app.command()
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of person crops.")],
     gallery: GalleryOption,
+    folder: Annotated[str | None, typer.Argument(help="Folder of person crops, or its URI.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Camera that took the pictures.")] = None,
+    time: Annotated[str | None, typer.Option(help="When they were taken, ISO 8601, UTC unless it says more.")] = None,
+    camera_from_path: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Finds the camera in the path below FOLDER.")
+    ] = None,
+    time_from_path: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Finds the time: groups year, month, day, hour, …, or epoch, or one text."),
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="How that text is written, e.g. %Y%m%d-%H%M%S.")
+    ] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Remove pictures whose file is gone from FOLDER.")] = False,
+    on_bad_image: Annotated[str, typer.Option(help="skip or error.")] = "skip",
+    reembed: Annotated[bool, typer.Option("--reembed", help="First convert the gallery to --model.")] = False,
     model: ModelOption = None,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per call of the model.")] = 64,
+    runner: Annotated[str, typer.Option(help="native, the threads of this machine, or ray.")] = "native",
+    address: Annotated[str | None, typer.Option(help="Address of the Ray cluster.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add the pictures of a folder to a gallery.
+    r"""Add the pictures of a folder to a gallery; only what is new or changed is embedded.
 
-    Example: ivt index crops/ --gallery people.lance
+    It can be interrupted at any time; the next run goes on. The bar counts what no crash can lose.
+
+    Examples:
+      ivt index crops/ --gallery people.lance --sync
+      ivt index crops/ --gallery people.lance --camera-from-path "^(\w+)/" \
+          --time-from-path "_(\d{8}-\d{6})" --time-format "%Y%m%d-%H%M%S"
+      ivt index --gallery people.lance --reembed --model my-org/ivt-finetuned
+      ivt index s3://bucket/crops --gallery s3://bucket/people.lance --runner ray --address 10.0.0.1:6379
     """
-    from .gallery import Gallery
-
-    added = Gallery(gallery, model).add(folder)
-    if as_json:
-        print_json({"added": added})
+    if folder is None and not reembed:
+        raise typer.BadParameter("FOLDER is missing; only --reembed does without", param_hint="FOLDER")
+    engine = {"on_bad_image": on_bad_image, "batch_size": batch_size, "runner": runner, "address": address}
+    if reembed:
+        people = Gallery.reembed(gallery, model, revision=revision, device=device, **engine)
     else:
-        print(f"added {added} pictures to {gallery}")
+        people = Gallery(gallery, model, revision=revision, device=device)
+    report = {}
+    if folder is not None:
+        paths = PathFields(camera_from_path, time_from_path, time_format)
+        added = people.add(folder, camera=camera, time=time, path_fields=paths, sync=sync, **engine)
+        report = asdict(added)
+    if as_json:
+        print_json(report | {"pictures": len(people)})
+    else:
+        print(f"{gallery}: {len(people)} pictures" + (f"; {added}" if report else ""))
+    if report.get("bad"):
+        raise typer.Exit(1)
 
 
-@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What the person looks like.")],
     gallery: GalleryOption,
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
-    where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"camera = 'north'\".")] = None,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="Condition on camera, time, …")] = None,
     save: Annotated[Path | None, typer.Option(help="Draw the sheet of results to this file.")] = None,
     model: ModelOption = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the people that a sentence describes.
+    r"""Find the people whom a sentence describes.
 
-    Example: ivt search "a woman in a red coat" --gallery people.lance -k 10 --save sheet.png
+    Examples:
+      ivt search "a woman in a red coat with a black backpack" --gallery people.lance -k 10 --save sheet.png
+      ivt search "a man in a suit" --gallery people.lance \
+          --where "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'"
     """
-    from .gallery import Gallery
-
-    results = Gallery(gallery, model).search(query, k, where)
+    results = Gallery(gallery, model, device=device).search(query, k, where)
     if save and results:
         results.show(save)
     if as_json:
@@ -72,8 +125,131 @@ def search(
         raise typer.Exit(1)
 
 
+def info(gallery: GalleryOption, as_json: JsonOption = False) -> None:
+    """Tell what a gallery holds: pictures, cameras, times, model, index.
+
+    Example:
+      ivt gallery info --gallery people.lance
+    """
+    found = Gallery(gallery).info()
+    if as_json:
+        print_json(found)
+        return
+    cameras = found.pop("cameras")
+    for name, value in found.items():
+        print(f"{name.replace('_', ' '):<20}{'-' if value is None else value}")
+    for camera, count in cameras.items():
+        print(f"{'camera ' + camera:<20}{count}")
+
+
+def remove(
+    gallery: GalleryOption,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="Condition on camera, time, …")] = None,
+    image_id: Annotated[list[str] | None, typer.Option(help="Name of a picture; may be repeated.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Pictures whose file is gone.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove pictures from a gallery; their files stay.
+
+    Examples:
+      ivt gallery remove --gallery people.lance --where "time < timestamp '2024-05-01 00:00:00'"
+      ivt gallery remove --gallery people.lance --image-id north/0001.jpg --image-id north/0002.jpg
+      ivt gallery remove --gallery people.lance --missing
+    """
+    if sum((where is not None, bool(image_id), missing)) != 1:
+        raise typer.BadParameter("say what to remove with one of --where, --image-id and --missing")
+    people = Gallery(gallery)
+    if missing:
+        image_id = people.verify().get("picture is missing", [])
+    removed = people.remove(where) if where is not None else people.remove(image_ids=image_id)
+    if as_json:
+        print_json({"removed": removed, "pictures": len(people)})
+    else:
+        print(f"removed {removed} pictures, {len(people)} are left")
+    if not removed:
+        raise typer.Exit(1)
+
+
+def verify(
+    gallery: GalleryOption,
+    quick: Annotated[bool, typer.Option("--quick", help="Look at the table alone, not at the pictures.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for names that stand twice, bad vectors, missing and changed pictures.
+
+    Example:
+      ivt gallery verify --gallery people.lance --json
+    """
+    people = Gallery(gallery)
+    problems = people.verify(pictures=not quick)
+    if as_json:
+        print_json({"pictures": len(people), "problems": problems})
+    else:
+        print("\n".join(f"{problem}: {name}" for problem, names in problems.items() for name in names))
+        print(f"{len(people)} pictures, {sum(map(len, problems.values()))} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+def optimize(
+    gallery: GalleryOption,
+    index: Annotated[str, typer.Option(help="auto, IVF_HNSW_SQ or IVF_PQ.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Put small files together and build or extend the index; indexing does so by itself when it is worth it.
+
+    Example:
+      ivt gallery optimize --gallery people.lance
+    """
+    people = Gallery(gallery)
+    people.optimize(index)
+    found = people.info()
+    if as_json:
+        print_json(found)
+    else:
+        print(f"{found['pictures']} pictures, index {found['index'] or '-'}")
+
+
+def check(
+    name: Annotated[str, typer.Argument(help="cuhk-pedes, icfg-pedes, rstpreid or synthetic.")],
+    root: Annotated[str | None, typer.Option(help="Folder of the corpus, as for load_corpus.")] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """Count what a training corpus holds: people, images, captions, repeated and empty ones.
+
+    Example:
+      ivt corpus check cuhk-pedes --root data/CUHK-PEDES --split train
+    """
+    counts, colours = count_split(name, root, split)
+    problem = problem_of_colours(colours, split)
+    if as_json:
+        print_json(summarise(counts, colours) | {"problem": problem})
+    else:
+        print_counts(counts, colours)
+    if problem:
+        print(problem, file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def group(help_text: str, *commands: Any) -> typer.Typer:
+    """Put commands together under a name of their own."""
+    made = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=help_text)
+    for command in commands:
+        text = inspect.cleandoc(command.__doc__).replace("\n\nExample", "\n\n\b\nExample")  # \b: keep line breaks
+        made.command(help=text, epilog=EXIT_CODES)(command)
+    return made
+
+
+app = group("Find people in your own pictures from a sentence.", index, search)
+app.add_typer(group("Look after a gallery.", info, remove, verify, optimize), name="gallery")
+app.add_typer(group("Look at a training corpus.", check), name="corpus")
+
+
 def main() -> None:
-    """Run the command line; mistakes of the user become one line and exit code 2."""
+    """Run the command line; what the user can put right becomes one line and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    disable_progress_bar()  # of loading weights, which takes no time
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

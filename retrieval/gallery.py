@@ -7,153 +7,407 @@
 Dimensions: D embedding width.
 """
 
-import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
-from .embedding import embed_images, embed_texts
-from .models import DEFAULT_MODEL, find_version, load_model
-from .results import Result, SearchResults
+from corpora.rows import check_choice, first_few
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from .crops import Box, PathFields, as_utc, find_crops, folder_of
+from .embedding import embed_texts
+from .engine import CROP_SCHEMA, Work, decode, read_crops, start_engine
+from .indexing import ON_BAD_IMAGE, Indexer, IndexReport
+from .models import DEFAULT_MODEL, ModelVersion, embedding_width, find_same, find_version, load_model
+from .ranking import SCORE_DECIMALS
+from .results import PICTURE_FIELDS, RESULT_FIELDS, Picture, Result, SearchResults
+from .store import INDEXES, VECTOR_INDEX, Store, any_of, gallery_schema
+from .upkeep import reembed_table, verify_table
 
+if TYPE_CHECKING:
+    from lancedb.table import Table
 
-def gallery_schema(width: int) -> pa.Schema:
-    """Columns of a gallery whose vectors have `width` numbers."""
-    return pa.schema(
-        [
-            pa.field("image_id", pa.string(), nullable=False),
-            pa.field("uri", pa.string()),
-            pa.field("image", pa.large_binary()),  # encoded, where the picture has no file of its own
-            pa.field("vector", pa.list_(pa.float32(), width), nullable=False),
-            pa.field("camera", pa.string()),
-            pa.field("time", pa.timestamp("us", tz="UTC")),
-            pa.field("track_id", pa.string()),
-            pa.field("person_id", pa.int64()),
-            pa.field("content_hash", pa.string(), nullable=False),
-            pa.field("model_name", pa.string(), nullable=False),
-            pa.field("model_revision", pa.string(), nullable=False),
-        ]
-    )
+logger = logging.getLogger(__name__)
+
+# Up to here a search compares with every row, above it asks an index; measured by benchmarks/gallery.py.
+EXACT_ROWS = 50_000
+AUTO_INDEX = "IVF_HNSW_SQ"
+NUM_PROBES, REFINE_FACTOR = 16, 10  # partitions looked into; candidates per result compared by their whole vectors
+MAX_FRAGMENTS = 32  # batches that may lie in files of their own before they are put together
+MAX_UNINDEXED = 0.1  # share of the rows that may be missing in the index before it is extended
+SQL_FIELDS = (*PICTURE_FIELDS, "content_hash", "model_name", "model_revision")
+MISSING_SIZE = (64, 192)  # (width, height) of what stands for a picture that cannot be read
 
 
 class Gallery:
     """A gallery of person crops, searched by sentences.
 
+    Pictures of files are named by their path and read from there when they are shown; crops cut from frames, and
+    pictures of a dataset that have no file, are stored in the table.
+
     Args:
-        uri: where the table lies, a path or the URI of an object storage that ends in ".lance"; it is created with
-            the first pictures.
-        model: folder or Hub name of the model; by default the embedded checkpoint.
+        uri: where the table lies: a path, or the URI of an object storage, that ends in ".lance". It is made when the
+            first pictures are added.
+        model: folder or Hub name of the model that embeds pictures and queries; by default the gallery's own, and for
+            a new gallery the embedded checkpoint.
+        revision: branch, tag or commit of a Hub model.
+        device: of the model; by default a GPU if there is one.
+        storage_options: what the object storage wants to know, e.g. {"aws_endpoint": "http://…"}; by default taken
+            from the environment.
+
+    Raises:
+        ValueError: if the gallery was made with another model or revision, or `uri` does not end in ".lance".
+        ImportError: if LanceDB is not installed.
     """
 
-    def __init__(self, uri: str | os.PathLike[str], model: str | None = None) -> None:
-        import lancedb
+    def __init__(
+        self,
+        uri: str | os.PathLike[str],
+        model: str | None = None,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        storage_options: dict[str, str] | None = None,
+    ) -> None:
+        self.store = Store(os.fspath(uri), tuple(sorted((storage_options or {}).items())))
+        self.device = device
+        self._table = self.store.open()
+        self._wanted_model = (model, revision)
+        if model is not None:
+            _ = self.model_version  # another model is refused here, not at the first search
 
-        self.uri = os.fspath(uri)
-        folder, _, name = self.uri.removesuffix(".lance").rpartition("/")
-        self._database = lancedb.connect(folder or ".")
-        self._name = name
-        self._table = self._database.open_table(name) if Path(self.uri).exists() else None
-        self.model_version = find_version(model or DEFAULT_MODEL)
+    @cached_property
+    def model_version(self) -> ModelVersion:
+        """The model that embeds pictures and queries of this gallery."""
+        name, revision = self._wanted_model
+        if self._table is None:
+            return find_version(name or DEFAULT_MODEL, revision)
+        made_with = self.store.model_version(self._table)
+        version = find_version(name, revision) if name is not None else find_same(made_with)
+        if version.revision != made_with.revision:
+            raise ValueError(
+                f"{self.store.uri} was made with {made_with}, not with {version}, and their vectors do not compare; "
+                "open it with the first, or convert it with Gallery.reembed (ivt index --reembed)"
+            )
+        return version
 
     def __len__(self) -> int:
         return 0 if self._table is None else self._table.count_rows()
 
-    def __iter__(self) -> Iterator[Result]:
+    def __iter__(self) -> Iterator[Picture]:
         if self._table is not None:
-            columns = [name for name in Result.__dataclass_fields__ if name != "score"]
-            for batch in self._table.search().select(columns).to_batches():
-                yield from (Result(score=1.0, **row) for row in batch.to_pylist())
+            for batch in self._table.search().select(PICTURE_FIELDS).to_batches():
+                yield from (Picture(**row) for row in batch.to_pylist())
+
+    def __repr__(self) -> str:
+        return f"Gallery({self.store.uri!r}, {len(self)} pictures)"
 
     def add(
         self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        source: str | os.PathLike[str] | datasets.Dataset | datasets.IterableDataset | Iterable[Any],
+        boxes: Iterable[Sequence[Box]] | None = None,
+        *,
         camera: str | None = None,
-        time: datetime | None = None,
-    ) -> int:
-        """Add the pictures of a folder, or a list of files; those with a known name are replaced.
+        time: datetime | str | float | None = None,
+        path_fields: PathFields | None = None,
+        sync: bool = False,
+        on_bad_image: str = "skip",
+        batch_size: int = 64,
+        runner: str = "native",
+        address: str | None = None,
+        progress: bool = True,
+    ) -> IndexReport:
+        """Add pictures of people; those that the gallery has with the same content are not embedded again.
+
+        Args:
+            source: a folder of crops or its URI; a list of files; a dataset with a column `image` and, if it has them,
+                image_id, camera, time, track_id, person_id; frames of a video, as `Frame`s, pairs (image, boxes), or
+                with `boxes` beside them; or pictures of a person each.
+            boxes: per frame of `source` its boxes (left, top, right, bottom), in pixels.
+            camera: name of the camera that took them.
+            time: when they were taken: a datetime, ISO 8601 (UTC unless it says otherwise), or UTC seconds.
+            path_fields: reads camera and time out of each file's path below the folder.
+            sync: also remove the pictures of the folder whose file is gone.
+            on_bad_image: what to do about pictures that cannot be read: "skip" names them in the report and the log,
+                "error" stops at the first batch with one.
+            batch_size: pictures per call of the model.
+            runner: "native" embeds with the threads of this machine, "ray" on a Ray cluster.
+            address: of the cluster; None starts one on this machine.
+            progress: show a progress bar; it counts the pictures whose rows no crash can lose.
 
         Returns:
-            Number of pictures added.
-        """
-        if isinstance(source, str | os.PathLike):
-            root = Path(source)
-            paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        else:
-            paths = [Path(path) for path in source]
-            root = Path(os.path.commonpath([path.parent for path in paths]))
-        model, processor = load_model(self.model_version)
-        vectors = embed_images(model, processor, paths).numpy()
-        rows = [
-            {
-                "image_id": path.relative_to(root).as_posix(),
-                "uri": path.resolve().as_uri(),
-                "vector": vector,
-                "camera": camera,
-                "time": time,
-                "content_hash": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "model_name": self.model_version.name,
-                "model_revision": self.model_version.revision,
-            }
-            for path, vector in zip(paths, vectors, strict=True)
-        ]
-        schema = gallery_schema(vectors.shape[1])
-        if self._table is None:
-            self._table = self._database.create_table(self._name, schema=schema)
-        merge = self._table.merge_insert("image_id").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(pa.Table.from_pylist(rows, schema=schema))
-        return len(rows)
+            Numbers of pictures added, changed, unchanged, removed, and the unreadable ones.
 
-    def remove(self, where: str) -> int:
-        """Remove the rows for which an SQL condition holds, and return their number."""
-        before = len(self)
-        self._table.delete(where)
+        Raises:
+            ValueError: if there is nothing to add, the source is of no such kind, `sync` is asked for what is no
+                folder, or a picture cannot be read and `on_bad_image` is "error".
+        """
+        check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+        folder = folder_of(source)
+        if sync and folder is None:
+            raise ValueError("sync compares the gallery with a folder; give a folder, or call remove()")
+        crops = find_crops(source, boxes, camera, as_utc(time), path_fields)
+        start_engine(runner, address)
+        work = Work(self.model_version, self.store, batch_size=batch_size, device=self.device)
+        if self._table is None:
+            self._table = self.store.create(gallery_schema(work.model, embedding_width(work.model)))
+        indexer = Indexer(self._table, work, runner, on_bad_image)
+        seen = indexer.index(crops, progress)
+        if sync:
+            indexer.remove_gone(folder, seen)
+        bad = [f"{image_id} ({problem})" for image_id, problem in indexer.report.bad.items()]
+        if bad:
+            logger.warning("%d pictures cannot be read and were left out: %s", len(bad), first_few(bad))
+        self._tidy_up()
+        return indexer.report
+
+    def remove(self, where: str | None = None, *, image_ids: Iterable[str] | None = None) -> int:
+        """Remove pictures from the gallery; their files stay.
+
+        Args:
+            where: SQL condition on the columns, e.g. "time < timestamp '2024-05-01 00:00:00'".
+            image_ids: or the names of the pictures.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            ValueError: if there is no gallery, neither or both are given, or the condition cannot be understood.
+        """
+        if (where is None) == (image_ids is None):
+            raise ValueError("remove wants a condition or image ids, one of the two")
+        table, before = self._existing_table(), len(self)
+        if image_ids is not None:
+            self.store.delete(table, list(image_ids))
+        else:
+            with self._explained(where):
+                table.delete(where)
         return before - len(self)
 
     def search(self, query: str, k: int = 10, where: str | None = None) -> SearchResults:
-        """Find the k pictures that fit a sentence best.
+        """Find the pictures that fit a sentence best.
 
         Args:
             query: what the person looks like.
             k: how many pictures.
-            where: SQL condition on the columns, e.g. "camera = 'north'".
+            where: SQL condition on the columns, e.g. "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'".
+
+        Raises:
+            ValueError: if there is no gallery, the query has no words, or the condition cannot be understood.
         """
-        model, processor = load_model(self.model_version)
+        self._existing_table()
+        model, processor = load_model(self.model_version, self.device)
         vector = embed_texts(model, processor, [query], progress=False)[0].numpy()
-        return self._results(query, self.nearest(vector, k, where))
+        return self.results(query, self.nearest(vector, k, where))
 
     def nearest(self, vector: np.ndarray, k: int = 10, where: str | None = None) -> pa.Table:
-        """The k rows closest to a vector by cosine.
+        """Find the rows closest to a vector by cosine.
+
+        Up to `EXACT_ROWS` rows every one is compared; above, those that the index proposes.
 
         Args:
             vector: (D,), of any length but zero.
             k: how many rows.
-            where: SQL condition on the columns; it is applied before the k are chosen.
+            where: SQL condition on the columns; the k are chosen among the rows for which it holds.
 
         Returns:
-            Rows with all columns of the gallery but `image`, and `score`, the cosine, best first.
+            Rows with the columns of the gallery but `image`, and `score`, the cosine rounded to 6 decimals: best
+            first, equal ones by their names.
+
+        Raises:
+            ValueError: if there is no gallery, k is below 1, the vector does not fit, or the condition cannot be
+                understood.
         """
-        columns = [name for name in self._table.schema.names if name != "image"]
-        search = self._table.search(vector.astype(np.float32)).distance_type("cosine").limit(k)
-        found = search.where(where, prefilter=True) if where else search
-        rows = found.select([*columns, "_distance"]).to_arrow()
-        return rows.set_column(
-            rows.column_names.index("_distance"), "score", pa.compute.subtract(1.0, rows["_distance"])
+        if k < 1:
+            raise ValueError(f"k is {k}, expected at least 1")
+        table = self._existing_table()
+        width = table.schema.field("vector").type.list_size
+        if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
+            raise ValueError(
+                f"the query vector has shape {vector.shape}, expected ({width},), finite and not all zero"
+            )
+        columns = [name for name in table.schema.names if name != "image"]
+        search = (
+            table.search(vector.astype(np.float32)).distance_type("cosine").limit(k).select([*columns, "_distance"])
         )
+        search = search.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
+        with self._explained(where):
+            rows = (search.where(where, prefilter=True) if where else search).to_arrow()
+        scores = pa.array(np.round(1 - rows["_distance"].to_numpy(), SCORE_DECIMALS), pa.float32())
+        rows = rows.drop_columns("_distance").append_column("score", scores)
+        return rows.sort_by([("score", "descending"), ("image_id", "ascending")])
 
-    def image(self, image_id: str) -> Image.Image:
-        """The picture of a row."""
-        escaped = image_id.replace("'", "''")
-        (row,) = self._table.search().where(f"image_id = '{escaped}'").select(["uri"]).to_list()
-        return Image.open(row["uri"].removeprefix("file://")).convert("RGB")
+    def results(self, query: str, rows: pa.Table) -> SearchResults:
+        """Make rows with a `score`, best first, the results of a query."""
+        return SearchResults(query, [Result(**row) for row in rows.select(RESULT_FIELDS).to_pylist()], self.images)
 
-    def _results(self, query: str, rows: pa.Table) -> SearchResults:
-        fields: list[dict[str, Any]] = rows.select(list(Result.__dataclass_fields__)).to_pylist()
-        return SearchResults(query, [Result(**row) for row in fields], self.image)
+    def images(self, image_ids: Sequence[str]) -> list[Image.Image]:
+        """Load pictures by their names; one that cannot be read is grey, with a warning.
+
+        Raises:
+            ValueError: if the gallery has no picture of a name.
+        """
+        rows = (
+            self._existing_table().search().where(any_of("image_id", image_ids)).select(CROP_SCHEMA.names).to_arrow()
+        )
+        unknown = set(image_ids) - set(rows["image_id"].to_pylist())
+        if unknown:
+            raise ValueError(f"the gallery has no pictures named {first_few(sorted(unknown))}")
+        files = read_crops(rows)
+        decoded = {image_id: decode(files[image_id]) for image_id in image_ids}
+        for image_id, (image, problem) in decoded.items():
+            if image is None:
+                logger.warning("the picture %s cannot be shown: %s", image_id, problem)
+        return [decoded[image_id][0] or Image.new("RGB", MISSING_SIZE, "lightgrey") for image_id in image_ids]
+
+    def optimize(self, index: str = "auto", cleanup_older_than: timedelta = timedelta(days=1)) -> None:
+        """Put small files together, drop files that only old versions need, and build or extend the index.
+
+        `add` does so by itself when it is worth it.
+
+        Args:
+            index: "auto" compares every row up to `EXACT_ROWS` rows and builds an "IVF_HNSW_SQ" above; or one of
+                `INDEXES` to build in any case, in place of what there is.
+            cleanup_older_than: age of versions that nobody reads any more.
+
+        Raises:
+            ValueError: if there is no gallery, or no such index.
+        """
+        check_choice("index", index, ("auto", *INDEXES))
+        table = self._existing_table()
+        table.optimize(cleanup_older_than=cleanup_older_than)
+        if index != "auto":
+            self.store.build_index(table, index)
+        elif len(self) > EXACT_ROWS and table.index_stats(VECTOR_INDEX) is None:
+            self.store.build_index(table, AUTO_INDEX)
+
+    def _tidy_up(self) -> None:
+        table, rows = self._existing_table(), len(self)
+        index = table.index_stats(VECTOR_INDEX)
+        wants_index = rows > EXACT_ROWS if index is None else index.num_unindexed_rows > MAX_UNINDEXED * rows
+        if wants_index or table.stats()["fragment_stats"]["num_fragments"] > MAX_FRAGMENTS:
+            self.optimize()
+
+    def info(self) -> dict[str, Any]:
+        """What the gallery holds: pictures, cameras and their numbers, first and last time, model, index, bytes.
+
+        Raises:
+            ValueError: if there is no gallery.
+        """
+        table = self._existing_table()
+        rows = self.store.dataset().to_table(columns=["camera", "time"])
+        cameras = {row["values"]: row["counts"] for row in rows["camera"].value_counts().to_pylist()}
+        times = pc.min_max(rows["time"]).as_py()
+        index, model = table.index_stats(VECTOR_INDEX), self.store.model_version(table)
+        return {
+            "uri": self.store.uri,
+            "pictures": len(rows),
+            "cameras": {
+                camera or "unknown": cameras[camera] for camera in sorted(cameras, key=lambda name: name or "")
+            },
+            "first_time": times["min"],
+            "last_time": times["max"],
+            "model_name": model.name,
+            "model_revision": model.revision,
+            "index": index and index.index_type,
+            "unindexed_pictures": index and index.num_unindexed_rows,
+            "bytes": table.stats()["total_bytes"],
+        }
+
+    def verify(self, pictures: bool = True) -> dict[str, list[str]]:
+        """Look for what should not be: names that stand twice, bad vectors, missing or changed pictures.
+
+        Args:
+            pictures: also read every picture and compare its content with what was embedded.
+
+        Returns:
+            What is wrong -> image ids; empty if all is well.
+
+        Raises:
+            ValueError: if there is no gallery.
+        """
+        return verify_table(self.store, self._existing_table(), pictures)
+
+    @classmethod
+    def reembed(
+        cls,
+        uri: str | os.PathLike[str],
+        model: str | None = None,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        storage_options: dict[str, str] | None = None,
+        on_bad_image: str = "error",
+        batch_size: int = 64,
+        runner: str = "native",
+        address: str | None = None,
+        progress: bool = True,
+    ) -> "Gallery":
+        """Convert a gallery to another model or revision.
+
+        The new rows are gathered in a table beside the gallery's, which goes on to answer with the old model until one
+        commit exchanges all rows. If that is interrupted, the next call goes on where it was.
+
+        Args:
+            uri: where the gallery lies.
+            model: folder or Hub name of the new model; by default the embedded checkpoint.
+            revision: branch, tag or commit of a Hub model.
+            device: of the model.
+            storage_options: as for `Gallery`.
+            on_bad_image: "error" leaves the gallery as it is if a picture cannot be read any more; "skip" drops it.
+            batch_size: pictures per call of the model.
+            runner: "native" or "ray".
+            address: of the Ray cluster.
+            progress: show a progress bar.
+
+        Returns:
+            The converted gallery.
+
+        Raises:
+            ValueError: if there is no gallery, or pictures cannot be read and `on_bad_image` is "error".
+        """
+        check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+        old = cls(uri, storage_options=storage_options)
+        table = old._existing_table()
+        start_engine(runner, address)
+        work = Work(find_version(model or DEFAULT_MODEL, revision), old.store, batch_size=batch_size, device=device)
+        reembed_table(table, work, runner, on_bad_image, progress)
+        gallery = cls(uri, model or DEFAULT_MODEL, revision=revision, device=device, storage_options=storage_options)
+        gallery._tidy_up()
+        return gallery
+
+    def _existing_table(self) -> "Table":
+        if self._table is None:
+            self._table = self.store.open()  # another process may have made it
+        if self._table is None:
+            raise ValueError(
+                f"there is no gallery at {self.store.uri}; make one with Gallery.add (ivt index FOLDER --gallery …)"
+            )
+        return self._table
+
+    @contextmanager
+    def _explained(self, where: str | None) -> Iterator[None]:
+        """Turn what LanceDB says about a condition into what the user can do."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            if where is None:
+                raise
+            reason = re.sub(r"^Invalid input, |, /\S+\.rs:[\d:]+$", "", str(error).split("\n")[0])
+            columns = ", ".join(
+                f"{field.name} ({field.type})" for field in self._table.schema if field.name in SQL_FIELDS
+            )
+            raise ValueError(
+                f"the condition {where!r} cannot be understood: {reason}; the columns are {columns}; write texts as "
+                "'north' and times as timestamp '2024-05-01 12:00:00', in UTC"
+            ) from error

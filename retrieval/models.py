@@ -16,6 +16,8 @@ DEFAULT_MODEL = str(Path(__file__).parents[1] / "checkpoints" / "ivt-tiny-synthe
 # What decides about the embeddings; a README or the state of a training beside them does not.
 DECISIVE_FILES = ("*.safetensors", "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
 
+FOLDER_PREFIX = "sha256:"  # before the revision of a folder; that of a Hub model is a commit
+
 
 @dataclass(frozen=True)
 class ModelVersion:
@@ -46,6 +48,10 @@ def find_version(name: str, revision: str | None = None) -> ModelVersion:
     """
     folder = Path(name)
     if not folder.is_dir():
+        if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+            raise ValueError(
+                f"there is no folder {name}, expected a model in Hub format or the name of one on the Hub"
+            )
         return ModelVersion(name, AutoConfig.from_pretrained(name, revision=revision)._commit_hash)
     paths = sorted({path for pattern in DECISIVE_FILES for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in paths):
@@ -55,7 +61,23 @@ def find_version(name: str, revision: str | None = None) -> ModelVersion:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return ModelVersion(str(folder.resolve()), f"sha256:{digest.hexdigest()}")
+    return ModelVersion(str(folder.resolve()), FOLDER_PREFIX + digest.hexdigest())
+
+
+def find_same(version: ModelVersion) -> ModelVersion:
+    """Find a model as it was, by its name, or the embedded one if that is the same."""
+    if Path(DEFAULT_MODEL).is_dir() and find_version(DEFAULT_MODEL).revision == version.revision:
+        return find_version(DEFAULT_MODEL)  # whatever folder it lay in when the gallery was made
+    return find_version(version.name, _hub_revision(version))
+
+
+def embedding_width(version: ModelVersion) -> int:
+    """D, how many numbers an embedding of the model has."""
+    return AutoConfig.from_pretrained(version.name, revision=_hub_revision(version)).hidden_size
+
+
+def _hub_revision(version: ModelVersion) -> str | None:
+    return None if version.revision.startswith(FOLDER_PREFIX) else version.revision
 
 
 @lru_cache(maxsize=2)
@@ -66,7 +88,6 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
         version: what `find_version` gives.
         device: where to put the model; by default a GPU if there is one.
     """
-    revision = None if version.revision.startswith("sha256:") else version.revision
-    model = load_checkpoint(version.name, revision=revision)
-    processor = AutoProcessor.from_pretrained(version.name, revision=revision)
+    model = load_checkpoint(version.name, revision=_hub_revision(version))
+    processor = AutoProcessor.from_pretrained(version.name, revision=_hub_revision(version))
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor

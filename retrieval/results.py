@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, overload
 
@@ -13,23 +13,22 @@ from PIL import Image
 from .sheets import Answer, draw_answers
 
 
-@dataclass(frozen=True)
-class Result:
-    """One picture found.
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture of a gallery.
 
     Attributes:
-        image_id: name of the picture, unique in its gallery.
-        uri: where the picture lies; None if it is stored in the gallery itself.
-        score: cosine of query and picture, in [-1, 1].
+        image_id: its name, unique in the gallery.
+        uri: absolute path or URI of its file; None if the picture is stored in the gallery itself, or the frame it was
+            cut from, followed by `#xywh=left,top,width,height`.
         camera: name of the camera, if known.
-        time: when the picture was taken, in UTC, if known.
-        track_id: track of a tracker that the picture belongs to, if known.
+        time: when it was taken, in UTC, if known.
+        track_id: track of a tracker that it belongs to, if known.
         person_id: identity, if known.
     """
 
     image_id: str
-    uri: str | None
-    score: float
+    uri: str | None = None
     camera: str | None = None
     time: datetime | None = None
     track_id: str | None = None
@@ -40,19 +39,36 @@ class Result:
         return asdict(self) | {"time": self.time and self.time.isoformat()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result(Picture):
+    """One picture that a search found.
+
+    Attributes:
+        score: cosine of query and picture, in [-1, 1].
+    """
+
+    score: float
+
+
+PICTURE_FIELDS = [field.name for field in fields(Picture)]
+RESULT_FIELDS = [field.name for field in fields(Result)]
+
+
 class SearchResults(Sequence[Result]):
     """What a search found, best first.
 
     Args:
         query: the query as a person would read it.
         results: what was found, best first.
-        load_image: gives the picture of an image id.
+        load_images: gives the pictures of image ids.
     """
 
-    def __init__(self, query: str, results: Iterable[Result], load_image: Callable[[str], Image.Image]) -> None:
+    def __init__(
+        self, query: str, results: Iterable[Result], load_images: Callable[[Sequence[str]], list[Image.Image]]
+    ) -> None:
         self.query = query
         self._results = list(results)
-        self._load_image = load_image
+        self._load_images = load_images
 
     def __len__(self) -> int:
         return len(self._results)
@@ -64,7 +80,7 @@ class SearchResults(Sequence[Result]):
 
     def __getitem__(self, index: int | slice) -> "Result | SearchResults":
         if isinstance(index, slice):
-            return SearchResults(self.query, self._results[index], self._load_image)
+            return SearchResults(self.query, self._results[index], self._load_images)
         return self._results[index]
 
     def __repr__(self) -> str:
@@ -73,7 +89,7 @@ class SearchResults(Sequence[Result]):
 
     def images(self) -> list[Image.Image]:
         """The pictures found, best first."""
-        return [self._load_image(result.image_id) for result in self]
+        return self._load_images([result.image_id for result in self])
 
     def show(self, path: str | os.PathLike[str] | None = None) -> Image.Image:
         """Draw the sheet: the query above the pictures found.
@@ -100,4 +116,4 @@ class SearchResults(Sequence[Result]):
 
     def to_pandas(self) -> pd.DataFrame:
         """A table with a row per result, best first; its columns are the fields of `Result`."""
-        return pd.DataFrame([asdict(result) for result in self], columns=list(Result.__dataclass_fields__))
+        return pd.DataFrame([asdict(result) for result in self], columns=RESULT_FIELDS)
