@@ -33,8 +33,10 @@ from corpora import load_corpus
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.checkpoints import load_checkpoint
 from processing import IVTImageProcessor, IVTProcessor
-from processing.batches import PairCollator, PairSampler, TrainingPairs
+from processing.batches import PairCollator, TrainingPairs
+from processing.caption_augmentation import CaptionAugmentation
 from processing.levels import add_levels
+from processing.samplers import BalancedSampler, PairSampler
 from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_retrieval
 from training.backward import backward
@@ -90,17 +92,32 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
 
 def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_processes: int) -> DataLoader:
     """Training batches, in an order that depends on seed and epoch alone."""
-    views = TrainingViews(recipe.num_views, padding=recipe.crop_pad, flip=recipe.flip, erase=recipe.erase)
+    views = TrainingViews(
+        recipe.num_views,
+        padding=recipe.crop_pad,
+        flip=recipe.flip,
+        erase=recipe.erase,
+        rand_augment=recipe.rand_augment,
+        rand_augment_magnitude=recipe.rand_augment_magnitude,
+    )
     pairs = TrainingPairs(
-        rows, processor, recipe.levels, views, recipe.seed, recipe.cache_images, flip_words=recipe.flip_words
-    )
-    # pairs of one step are alike in length, also where several processes share the step
-    sampler = PairSampler(
-        pairs.caption_lengths,
-        recipe.batch_size * num_processes,
+        rows,
+        processor,
+        recipe.levels,
+        views,
         recipe.seed,
-        window=50 if recipe.group_by_length else 1,
+        recipe.cache_images,
+        flip_words=recipe.flip_words,
+        caption_augmentation=CaptionAugmentation(recipe.swap_synonyms, recipe.drop_attributes, recipe.drop_phrases),
     )
+    pairs_of_all = (
+        recipe.batch_size * num_processes
+    )  # lengths and persons are arranged for what several processes share
+    if recipe.pairs_per_person:
+        sampler = BalancedSampler(pairs.pair_person_ids, pairs_of_all, recipe.pairs_per_person, recipe.seed)
+    else:
+        window = 50 if recipe.group_by_length else 1
+        sampler = PairSampler(pairs.caption_lengths, pairs_of_all, recipe.seed, window)
     return DataLoader(
         pairs,
         recipe.batch_size,

@@ -16,7 +16,7 @@ Letters: B pairs, V views, T texts per pair (one per level), H height, W width, 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
+from .caption_augmentation import CaptionAugmentation
 from .image_processing_ivt import IVTImageProcessor
 from .levels import swap_sides
 from .processing_ivt import IVTProcessor
@@ -39,7 +39,7 @@ class TrainingPairs(TorchDataset):
     """The (image, caption) pairs of a corpus, augmented.
 
     An item is asked for as `pairs[epoch, index]`: the epoch travels with the index because worker processes keep the
-    copy of the dataset they were started with. `PairSampler` gives such keys.
+    copy of the dataset they were started with. The samplers of `samplers.py` give such keys.
 
     Args:
         rows: dataset with the columns `image`, `image_id`, `person_id`, `captions`, and `levels` (see
@@ -51,6 +51,7 @@ class TrainingPairs(TorchDataset):
         cache_images: keep the resized uint8 pictures in memory, 3 x H x W bytes each, decoded once and in parallel.
         flip_words: mirror all views of a pair together, or none, and in the texts of mirrored ones swap "left" and
             "right". Together, because every view of a person is a match for every one of its texts.
+        caption_augmentation: changes the texts at random; None takes `CaptionAugmentation()`, which does not.
 
     Raises:
         ValueError: for unknown levels, missing columns, an empty caption, or an image that cannot be read (then or in
@@ -66,12 +67,14 @@ class TrainingPairs(TorchDataset):
         seed: int = 0,
         cache_images: bool = False,
         flip_words: bool = False,
+        caption_augmentation: CaptionAugmentation | None = None,
     ) -> None:
         if not levels or not set(levels) <= set(LEVELS):
             raise ValueError(f"levels are {tuple(levels)}, expected one or more of {LEVELS}")
         if "levels" not in rows.column_names and set(levels) != {"sentence"}:
             raise ValueError(f"rows have no column 'levels', which {tuple(levels)} need; call add_levels(rows) first")
         self.levels, self.seed, self.flip_words = tuple(levels), seed, flip_words
+        self.caption_augmentation = caption_augmentation or CaptionAugmentation()
         self.views = TrainingViews() if views is None else views
         self.image_processor = processor.image_processor
         self.image_ids, self.person_ids = list(rows["image_id"]), list(rows["person_id"])
@@ -85,6 +88,11 @@ class TrainingPairs(TorchDataset):
                 )
         self._images = rows.select_columns(["image"])
         self._cache = self._decode_all() if cache_images else None
+
+    @property
+    def pair_person_ids(self) -> list[int]:
+        """The person of each pair."""
+        return [self.person_ids[row] for row, _ in self.pairs]
 
     @property
     def caption_lengths(self) -> list[int]:
@@ -112,7 +120,7 @@ class TrainingPairs(TorchDataset):
         epoch, index = key
         row, number = self.pairs[index]
         rng = np.random.default_rng((self.seed, epoch, index))
-        texts = [self._text(level, row, number, rng) for level in self.levels]
+        texts = [self.caption_augmentation(self._text(level, row, number, rng), rng) for level in self.levels]
         rng.shuffle(texts)
         mirrored = bool(rng.random() < self.views.flip) if self.flip_words else None
         if mirrored:
@@ -153,47 +161,6 @@ class TrainingPairs(TorchDataset):
             for _ in tqdm(pool.map(decode, range(len(cache))), total=len(cache), desc="images", unit="image"):
                 pass
         return cache
-
-
-class PairSampler(Sampler[tuple[int, int]]):
-    """Shuffle the pairs of an epoch so that every batch holds captions of like length, which saves padding.
-
-    Pairs are shuffled, sorted by length inside windows of `window` batches, cut into batches, and the batches
-    shuffled. The pairs that do not fill a batch are left out. The order depends on (seed, epoch) alone.
-
-    It is a sampler, not a batch sampler, because that is where accelerate's `set_epoch` looks on one process and on
-    many; it gives keys (epoch, index) for `TrainingPairs`.
-
-    Args:
-        lengths: length of each pair's caption.
-        batch_size: pairs per batch; with P processes P times the loader's batch size keeps theirs alike too.
-        seed: of the order.
-        window: batches sorted together; 1 sorts nothing across batches, which is a plain shuffle.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, window: int = 50) -> None:
-        if len(lengths) < batch_size:
-            raise ValueError(f"{len(lengths)} pairs do not fill one batch of {batch_size}; use a smaller batch size")
-        self.lengths = np.asarray(lengths)
-        self.batch_size, self.seed, self.window = batch_size, seed, window
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths) // self.batch_size * self.batch_size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(len(self.lengths))[: len(self)]
-        step = self.window * self.batch_size
-        windows = [order[start : start + step] for start in range(0, len(order), step)]
-        order = np.concatenate([w[np.argsort(self.lengths[w], kind="stable")] for w in windows])
-        batches = rng.permutation(order.reshape(-1, self.batch_size))  # shuffles the rows
-        epoch = self.epoch
-        return ((epoch, index) for index in batches.ravel().tolist())
 
 
 class PairCollator:

@@ -77,7 +77,14 @@ def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
     [
         {},
         {"gradient_accumulation_steps": 2, "num_workers": 1, "max_steps": 5},
-        {"ema_decay": 0.9, "sdm_weight": 1.0, "identity_weight": 1.0, "flip_words": True, "cached_chunk": 3},
+        {"ema_decay": 0.9, "sdm_weight": 1.0, "identity_weight": 1.0, "flip_words": True, "cached_chunk": 3}
+        | {
+            "pairs_per_person": 2,
+            "rand_augment": 2,
+            "swap_synonyms": 0.3,
+            "drop_attributes": 0.3,
+            "drop_phrases": 0.2,
+        },
     ],
 )
 def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatch, settings):

@@ -43,6 +43,11 @@ class Recipe:
         default=False, metadata={"help": "mirror all views of a pair or none, and swap left and right in its texts"}
     )
     crop_pad: int = field(default=10, metadata={"help": "pixels of padding before the random crop"})
+    rand_augment: int = field(default=0, metadata={"help": "operations of RandAugment per view, e.g. 2"})
+    rand_augment_magnitude: float = field(default=0.5, metadata={"help": "their strength, from 0 to 1"})
+    swap_synonyms: float = field(default=0.0, metadata={"help": "probability that a word becomes a synonym of it"})
+    drop_attributes: float = field(default=0.0, metadata={"help": "probability that an adjective is left out"})
+    drop_phrases: float = field(default=0.0, metadata={"help": "probability that a piece of a caption is left out"})
     cmpm_weight: float = field(default=1.0, metadata={"help": "weight of the CMPM loss"})
     itc_weight: float = field(default=0.0, metadata={"help": "weight of the contrastive loss"})
     sdm_weight: float = field(default=0.0, metadata={"help": "weight of similarity distribution matching"})
@@ -62,6 +67,9 @@ class Recipe:
     optimizer: str = field(default="sgd", metadata={"help": "sgd or adamw"})
     learning_rate: float = field(default=0.005, metadata={"help": "highest learning rate, after the warm-up"})
     bias_lr_factor: float = field(default=2.0, metadata={"help": "biases learn at this multiple of learning_rate"})
+    layer_lr_decay: float = field(
+        default=1.0, metadata={"help": "each block learns at this multiple of the rate of the block above it"}
+    )
     momentum: float = field(default=0.9, metadata={"help": "of sgd"})
     weight_decay: float = field(default=1e-4, metadata={"help": "of all weights with sgd, of matrices with adamw"})
     warmup_epochs: float = field(default=5.0, metadata={"help": "epochs in which learning_rate grows from 0"})
@@ -74,6 +82,9 @@ class Recipe:
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory for a third more time"})
     batch_size: int = field(default=28, metadata={"help": "image-caption pairs per process and batch"})
+    pairs_per_person: int | None = field(
+        default=None, metadata={"help": "batches of batch_size / K people with K pairs each; default: any pairs"}
+    )
     cached_chunk: int | None = field(
         default=None,
         metadata={"help": "gradient caching: the memory of so many pairs, whatever batch_size, for a third more time"},
@@ -97,6 +108,10 @@ class Recipe:
         """Check what would otherwise show up late."""
         if self.optimizer not in ("sgd", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; choose sgd or adamw")
+        counts = ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups")
+        for name in (*counts, "cached_chunk", "pairs_per_person"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.gather not in ("all", "none"):
             raise ValueError(f"gather is {self.gather!r}; choose all or none")
         weights = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight")
@@ -106,18 +121,15 @@ class Recipe:
             raise ValueError(f"sdm_temperature is {self.sdm_temperature}; it must be positive")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1, such as 0.999")
-        counts = [
-            "batch_size",
-            "epochs",
-            "eval_epochs",
-            "log_steps",
-            "keep_checkpoints",
-            "text_groups",
-            "cached_chunk",
-        ]
-        for name in counts:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.pairs_per_person and (self.batch_size % self.pairs_per_person or self.group_by_length):
+            raise ValueError(
+                f"pairs_per_person is {self.pairs_per_person}: it must divide batch_size ({self.batch_size}), and "
+                "group_by_length must be off, since the persons decide the order"
+            )
+        probabilities = ("flip", "erase", "swap_synonyms", "drop_attributes", "drop_phrases")
+        for name in (*probabilities, "rand_augment_magnitude", "layer_lr_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
 
 
 def _config_value(text: str) -> Any:

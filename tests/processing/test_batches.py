@@ -4,14 +4,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from accelerate import skip_first_batches
-from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from processing.batches import PairCollator, PairSampler, TrainingPairs
+from processing.batches import PairCollator, TrainingPairs
+from processing.caption_augmentation import CaptionAugmentation
+from processing.samplers import PairSampler
 from processing.views import TrainingViews, resized_pixels
 
 CAPTIONS = [
@@ -124,6 +124,15 @@ def test_texts_of_mirrored_pictures_have_left_and_right_swapped(processor):
     assert 70 < seen[True] < 130
 
 
+def test_all_levels_of_text_are_augmented(processor):
+    augmentation = CaptionAugmentation(drop_attributes=1.0)
+    pairs = TrainingPairs(make_rows(), processor, caption_augmentation=augmentation)
+    for epoch in range(20):
+        texts = set(pairs[epoch, 0]["texts"])
+        assert {"A man in a hat, with a bag.", "man hat bag"} < texts
+        assert texts & {"A man in a hat", "with a bag"}
+
+
 @pytest.mark.parametrize("levels", [[], ["sentence", "letter"]])
 def test_unknown_levels_are_refused(processor, levels):
     with pytest.raises(ValueError, match="expected one or more of"):
@@ -176,89 +185,6 @@ def test_long_captions_are_cut(processor):
     processor.tokenizer.model_max_length = 5
     pairs = TrainingPairs(make_rows(), processor, levels=["sentence"])
     assert PairCollator(processor)([pairs[0, 0]])["input_ids"].shape == (1, 5)
-
-
-# Order of the pairs
-
-LENGTHS = np.random.default_rng(0).integers(5, 60, 103)
-
-
-def epoch_of(sampler, epoch):
-    sampler.set_epoch(epoch)
-    return list(sampler)
-
-
-def test_an_epoch_visits_every_pair_once_but_for_the_last_incomplete_batch():
-    sampler = PairSampler(LENGTHS, batch_size=4, window=5)
-    order = epoch_of(sampler, 3)
-    assert {epoch for epoch, _ in order} == {3}
-    assert len(sampler) == len(order) == len({index for _, index in order}) == 100
-
-
-def test_order_depends_on_seed_and_epoch_alone():
-    orders = [epoch_of(PairSampler(LENGTHS, 4, seed), epoch) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
-    indices = [[index for _, index in order] for order in orders]
-    assert indices[0] != indices[1] != indices[2] != indices[0]
-    assert epoch_of(PairSampler(LENGTHS, 4, 0), 1) == orders[1]
-
-
-def test_batches_of_like_length_need_less_padding():
-    def padding(window):
-        order = [index for _, index in PairSampler(LENGTHS, 4, window=window)]
-        lengths = LENGTHS[order].reshape(-1, 4)
-        return (lengths.max(1, keepdims=True) - lengths).sum()
-
-    assert padding(window=25) < 0.2 * padding(window=1)
-
-
-def test_batches_do_not_come_in_order_of_length():
-    order = [index for _, index in PairSampler(LENGTHS, 4, window=25)]
-    firsts = LENGTHS[order].reshape(-1, 4)[:, 0]
-    assert (np.diff(firsts) > 0).any() and (np.diff(firsts) < 0).any()
-
-
-def test_too_few_pairs_for_a_batch_are_refused():
-    with pytest.raises(ValueError, match="3 pairs do not fill one batch of 4"):
-        PairSampler([1, 2, 3], batch_size=4)
-
-
-class Keys(torch.utils.data.Dataset):
-    """Gives back the keys it is asked for."""
-
-    def __len__(self):
-        return len(LENGTHS)
-
-    def __getitem__(self, key):
-        return key
-
-
-def loader_of(processes, rank, num_workers=0):
-    sampler = PairSampler(LENGTHS, batch_size=4 * processes, window=5)
-    loader = DataLoader(Keys(), 4, sampler=sampler, collate_fn=list, drop_last=True, num_workers=num_workers)
-    return prepare_data_loader(loader, num_processes=processes, process_index=rank, put_on_device=False)
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_accelerate_shares_the_batches_out_and_sets_the_epoch(processes):
-    for epoch in (0, 2):
-        expected = epoch_of(PairSampler(LENGTHS, batch_size=4 * processes, window=5), epoch)
-        shares = []
-        for rank in range(processes):
-            loader = loader_of(processes, rank)
-            loader.set_epoch(epoch)
-            shares.append(list(loader))
-        together = [key for step in zip(*shares, strict=True) for batch in step for key in batch]
-        assert together == expected
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_resuming_inside_an_epoch_continues_in_order(processes):
-    loader = loader_of(processes, rank=0)
-    loader.set_epoch(2)
-    whole = list(loader)
-    resumed = loader_of(processes, rank=0)
-    resumed.set_epoch(2)
-    assert list(skip_first_batches(resumed, 5)) == whole[5:]
 
 
 # Python 3.12 and later warn of any fork in a process that has threads, which torch always has.

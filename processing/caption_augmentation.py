@@ -1,0 +1,98 @@
+"""Captions that say the same in other words, or less: synonyms, captions without some attributes or phrases.
+
+Nothing here makes a true caption untrue, but for a rare word of two meanings. The lists are our own.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from .tagging import LEXICON
+
+SYNONYMS = (
+    ("woman", "lady"),
+    ("man", "guy", "gentleman"),
+    ("person", "pedestrian", "individual"),
+    ("pants", "trousers", "slacks"),
+    ("jeans", "denim pants", "denim jeans"),
+    ("leggings", "tights"),
+    ("t-shirt", "tee shirt", "tee"),
+    ("sweater", "pullover", "jumper"),
+    ("hoodie", "hooded sweatshirt"),
+    ("sneakers", "trainers", "running shoes", "tennis shoes"),
+    ("heels", "high heels"),
+    ("backpack", "rucksack", "knapsack"),
+    ("handbag", "purse"),
+    ("phone", "cell phone", "mobile phone"),
+    ("glasses", "eyeglasses", "spectacles"),
+    ("plaid", "checkered", "checked"),
+    ("gray", "grey"),
+    ("purple", "violet"),
+    ("blond", "blonde"),
+    ("slim", "slender", "thin"),
+    ("wearing", "dressed in"),
+    ("picture", "photo", "image"),
+)
+OTHERS = {word: [other for other in group if other != word] for group in SYNONYMS for word in group}
+_ATTRIBUTES = "|".join(map(re.escape, LEXICON["JJ"].split()))
+# An attribute before what it belongs to: "a red coat", but not "her coat is red" or "a red and white coat".
+ATTRIBUTE = re.compile(
+    rf"(?<![\w-])(?:{_ATTRIBUTES}) (?!(?:and|or|with|in|on|of|at|to|for|from)\b)(?=\w)", re.IGNORECASE
+)
+JOINED = re.compile(rf"(?<![\w-])(?:{_ATTRIBUTES}) (?:and|or) $", re.IGNORECASE)  # what stands before the "white" then
+SYNONYM = re.compile(
+    # longest first: "cell phone" before "phone"
+    rf"(?<![\w-])({'|'.join(map(re.escape, sorted(OTHERS, key=len, reverse=True)))})(?![\w-])",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class CaptionAugmentation:
+    """Change captions at random; every rate is a probability, 0 changes nothing.
+
+    Attributes:
+        swap_synonyms: that a word which has synonyms is replaced by one of them.
+        drop_attributes: that an adjective before its noun is left out.
+        drop_phrases: that a piece between full stops and commas is left out; one always stays.
+    """
+
+    swap_synonyms: float = 0.0
+    drop_attributes: float = 0.0
+    drop_phrases: float = 0.0
+
+    def __call__(self, text: str, rng: np.random.Generator) -> str:
+        """Change one text of any level; `rng` is the only source of randomness."""
+        changed = self._without_phrases(text, rng)
+        changed = ATTRIBUTE.sub(lambda match: self._maybe_dropped(match, rng), changed)
+        changed = SYNONYM.sub(
+            lambda match: _synonym(match[0], rng) if rng.random() < self.swap_synonyms else match[0], changed
+        )
+        return text if changed == text else _fit_articles(changed)
+
+    def _maybe_dropped(self, attribute: re.Match[str], rng: np.random.Generator) -> str:
+        joined = JOINED.search(attribute.string[: attribute.start()])
+        return attribute[0] if joined or rng.random() >= self.drop_attributes else ""
+
+    def _without_phrases(self, text: str, rng: np.random.Generator) -> str:
+        phrases = re.findall(r"[^.,]+[.,]*", text)
+        kept = [phrase for phrase in phrases if rng.random() >= self.drop_phrases]
+        if len(kept) == len(phrases):
+            return text
+        return "".join(kept or [phrases[rng.integers(len(phrases))]]).strip(" ,")
+
+
+def _synonym(word: str, rng: np.random.Generator) -> str:
+    other = str(rng.choice(OTHERS[word.lower()]))
+    return other.capitalize() if word[0].isupper() else other
+
+
+def _fit_articles(text: str) -> str:
+    """Write "a" or "an" as the next word wants it, by its first letter."""
+
+    def fit(match: re.Match[str]) -> str:
+        vowel = re.match(r"[aeio]|u(?!ni)|hour|honest", match[2], re.IGNORECASE) and not match[2].startswith("one")
+        return f"{match[1]}{'n' if vowel else ''} {match[2]}"
+
+    return re.sub(r"\b([Aa])n? (\w+)", fit, text)

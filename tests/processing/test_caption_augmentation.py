@@ -1,0 +1,76 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from processing.caption_augmentation import SYNONYMS, CaptionAugmentation
+
+CAPTION = "A tall man wears an orange jacket, dark pants, and white sneakers. He holds a black cell phone."
+
+
+def results(augmentation, text, times=300):
+    rng = np.random.default_rng(0)
+    return Counter(augmentation(text, rng) for _ in range(times))
+
+
+def test_rates_of_zero_change_nothing():
+    assert set(results(CaptionAugmentation(), CAPTION)) == {CAPTION}
+    assert set(results(CaptionAugmentation(), " odd ,, text. ")) == {" odd ,, text. "}
+
+
+def test_synonyms_are_swapped_within_their_group():
+    seen = results(CaptionAugmentation(swap_synonyms=1.0), "The man with a cell phone and sneakers", 500)
+    group = {word: set(words) - {word} for words in SYNONYMS for word in words}
+    expected = {
+        f"The {man} with a {phone} and {shoes}"
+        for man in group["man"]
+        for phone in group["cell phone"]
+        for shoes in group["sneakers"]
+    }
+    assert set(seen) == expected
+
+
+def test_articles_and_capitals_follow_the_new_word():
+    swap = CaptionAugmentation(swap_synonyms=1.0)
+    assert set(results(swap, "Person. A person near an individual")) >= {
+        "Individual. An individual near a person",
+        "Pedestrian. A pedestrian near a pedestrian",
+    }
+    assert set(results(CaptionAugmentation(drop_attributes=1.0), "an old man, a big umbrella, a red one-piece")) == {
+        "a man, an umbrella, a one-piece"
+    }
+
+
+def test_attributes_are_dropped_before_their_noun_only():
+    dropped = results(CaptionAugmentation(drop_attributes=1.0), CAPTION)
+    assert set(dropped) == {"A man wears a jacket, pants, and sneakers. He holds a cell phone."}
+    for text in ("her hair is long and black.", "a black and white coat", "Red.", "the shirt is blue with stripes"):
+        assert set(results(CaptionAugmentation(drop_attributes=1.0), text)) == {text}
+
+
+def test_words_of_the_word_level_lose_their_attributes():
+    assert set(results(CaptionAugmentation(drop_attributes=1.0), "man red hat long-sleeved black shirt")) == {
+        "man hat shirt"
+    }
+
+
+def test_phrases_are_dropped_but_never_all():
+    phrases = ["A tall man wears an orange jacket", "dark pants", "and white sneakers", "He holds a black cell phone"]
+    for text in results(CaptionAugmentation(drop_phrases=1.0), CAPTION):
+        assert text.strip(" .,") in phrases
+    seen = results(CaptionAugmentation(drop_phrases=0.5), CAPTION, 600)
+    assert len(seen) == 2 ** len(phrases) - 1
+    for text in seen:  # in their old order, separated as before
+        places = [CAPTION.index(part.strip()) for part in text.replace(".", ",").split(",") if part.strip()]
+        assert places == sorted(places)
+    assert set(results(CaptionAugmentation(drop_phrases=1.0), "no full stop")) == {"no full stop"}
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.6])
+def test_changes_happen_at_their_rates(rate):
+    count = sum(
+        n for text, n in results(CaptionAugmentation(swap_synonyms=rate), "man", 2000).items() if text != "man"
+    )
+    assert abs(count / 2000 - rate) < 0.04
+    count = results(CaptionAugmentation(drop_attributes=rate), "red coat", 2000)["coat"]
+    assert abs(count / 2000 - rate) < 0.04
