@@ -38,8 +38,23 @@ GROUPS: dict[str, dict[str, tuple[list[str], float]]] = {
         "IVT, a view for each text as in the paper": (["--num_views", "3"], 1.0),
         "baseline, equal time": (SENTENCES + NO_BMM, 1.7),
     },
+    # the recipe beyond the paper: each option alone on top of IVT
     "beyond": {
         "IVT": ([], 1.0),
+        "CMPM and SDM for ITC": (["--itc_weight", "0", "--cmpm_weight", "1", "--sdm_weight", "1"], 1.0),
+        "+ SDM": (["--sdm_weight", "1"], 1.0),
+        "+ identity classification": (["--identity_weight", "1"], 1.0),
+        "+ averaged weights": (["--ema_decay", "0.995"], 1.0),
+        "+ layer-wise rates": (["--layer_lr_decay", "0.8"], 1.0),
+        "+ identity-balanced batches": (["--pairs_per_person", "2", "--group_by_length", "false"], 1.0),
+        "+ RandAugment": (["--rand_augment", "2"], 1.0),
+        "+ caption augmentation": (
+            ["--swap_synonyms", "0.1", "--drop_attributes", "0.1", "--drop_phrases", "0.1"],
+            1.0,
+        ),
+        "+ left and right swapped with the view": (["--flip_words", "true"], 1.0),
+        "+ token-wise loss": (["--token_weight", "1"], 1.0),
+        "+ patches every 12 pixels": (["--model.patch_stride", "12"], 1.0),
     },
 }
 
