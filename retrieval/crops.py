@@ -300,7 +300,7 @@ def _clip(box: Box, size: tuple[int, int], number: int) -> tuple[int, int, int, 
 def encode_jpeg(image: Image.Image) -> bytes:
     """Encode an RGB picture as a gallery stores it."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # colours of clothes matter
     return buffer.getvalue()
 
 

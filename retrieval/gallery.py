@@ -81,32 +81,42 @@ class Gallery:
     ) -> None:
         self.store = Store(os.fspath(uri), tuple(sorted((storage_options or {}).items())))
         self.device = device
-        self._table = self.store.open()
+        self._table: Table | None = None
         self._wanted_model = (model, revision)
         if model is not None:
-            _ = self.model_version  # another model is refused here, not at the first search
+            self._check_model()  # another model is refused here, not at the first search
 
     @cached_property
     def model_version(self) -> ModelVersion:
         """The model that embeds pictures and queries of this gallery."""
         name, revision = self._wanted_model
-        if self._table is None:
-            return find_version(name or DEFAULT_MODEL, revision)
-        made_with = self.store.model_version(self._table)
-        version = find_version(name, revision) if name is not None else find_same(made_with)
-        if version.revision != made_with.revision:
+        table = self._find_table()
+        if name is None and table is not None:
+            return find_same(self.store.model_version(table))
+        return find_version(name or DEFAULT_MODEL, revision)
+
+    def _check_model(self) -> None:
+        table = self._find_table()
+        made_with = self.model_version if table is None else self.store.model_version(table)
+        if made_with.revision != self.model_version.revision:
             raise ValueError(
-                f"{self.store.uri} was made with {made_with}, not with {version}, and their vectors do not compare; "
-                "open it with the first, or convert it with Gallery.reembed (ivt index --reembed)"
+                f"{self.store.uri} was made with {made_with}, not with {self.model_version}, and their vectors do not "
+                "compare; open it with the first, or convert it with Gallery.reembed (ivt index --reembed)"
             )
-        return version
+
+    def _find_table(self) -> "Table | None":
+        if self._table is None:
+            self._table = self.store.open()  # another process may have made it
+        return self._table
 
     def __len__(self) -> int:
-        return 0 if self._table is None else self._table.count_rows()
+        table = self._find_table()
+        return 0 if table is None else table.count_rows()
 
     def __iter__(self) -> Iterator[Picture]:
-        if self._table is not None:
-            for batch in self._table.search().select(PICTURE_FIELDS).to_batches():
+        table = self._find_table()
+        if table is not None:
+            for batch in table.search().select(PICTURE_FIELDS).to_batches():
                 yield from (Picture(**row) for row in batch.to_pylist())
 
     def __repr__(self) -> str:
@@ -159,8 +169,9 @@ class Gallery:
         crops = find_crops(source, boxes, camera, as_utc(time), path_fields)
         start_engine(runner, address)
         work = Work(self.model_version, self.store, batch_size=batch_size, device=self.device)
-        if self._table is None:
+        if self._find_table() is None:
             self._table = self.store.create(gallery_schema(work.model, embedding_width(work.model)))
+        self._check_model()
         indexer = Indexer(self._table, work, runner, on_bad_image)
         seen = indexer.index(crops, progress)
         if sync:
@@ -206,6 +217,7 @@ class Gallery:
             ValueError: if there is no gallery, the query has no words, or the condition cannot be understood.
         """
         self._existing_table()
+        self._check_model()
         model, processor = load_model(self.model_version, self.device)
         vector = embed_texts(model, processor, [query], progress=False)[0].numpy()
         return self.results(query, self.nearest(vector, k, where))
@@ -387,13 +399,12 @@ class Gallery:
         return gallery
 
     def _existing_table(self) -> "Table":
-        if self._table is None:
-            self._table = self.store.open()  # another process may have made it
-        if self._table is None:
+        table = self._find_table()
+        if table is None:
             raise ValueError(
                 f"there is no gallery at {self.store.uri}; make one with Gallery.add (ivt index FOLDER --gallery …)"
             )
-        return self._table
+        return table
 
     @contextmanager
     def _explained(self, where: str | None) -> Iterator[None]:

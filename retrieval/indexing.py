@@ -16,7 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from .crops import Crop
-from .engine import CROP_SCHEMA, Work, embed_crops, gallery_rows
+from .engine import CROP_SCHEMA, Work, embed_crops, gallery_rows, hash_content
 from .store import any_of
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ COMMIT_ROWS, COMMIT_SECONDS = 2048, 10.0  # a batch has as many rows or took as 
 # Crops that are handed to the engine at a time; on a cluster they are committed together.
 FILES_PER_QUERY = {"native": 65_536, "ray": 1_000_000}
 IMAGES_PER_QUERY = {"native": 256, "ray": 65_536}  # of crops that come with their pixels
+TWICE = "image id {!r} stands for two different pictures, expected one; give them different ids"
 KEPT_FIELDS = ("camera", "time", "track_id", "person_id")  # a crop that leaves them open keeps what the gallery has
 
 
@@ -83,11 +84,9 @@ class KnownRows:
         longer = ("/".join(parts[-length:]) for length in range(crop.image_id.count("/") + 2, len(parts) + 1))
         image_id = crop.image_id
         while image_id in self._taken:
-            image_id = next(longer, crop.uri or "")
-            if not image_id:
-                raise ValueError(
-                    f"image id {crop.image_id!r} comes twice, expected each once; name the pictures apart"
-                )
+            image_id = next(longer, crop.uri)
+            if image_id is None:
+                raise ValueError(TWICE.format(crop.image_id))
         self._taken.add(image_id)
         return replace(crop, image_id=image_id)
 
@@ -101,6 +100,22 @@ class KnownRows:
 def crop_table(crops: Sequence[Crop]) -> pa.Table:
     """Put crops into a table with the columns of `CROP_SCHEMA`."""
     return pa.Table.from_pylist([asdict(crop) for crop in crops], schema=CROP_SCHEMA)
+
+
+def _distinct(crops: Iterable[Crop]) -> Iterator[Crop]:
+    """Let each picture pass once.
+
+    Raises:
+        ValueError: if one name stands for different pictures.
+    """
+    contents: dict[str, str | None] = {}
+    for crop in crops:
+        key, content = (crop.uri, None) if crop.image is None else (crop.image_id, hash_content(crop.image))
+        if key not in contents:
+            contents[key] = content
+            yield crop
+        elif contents[key] != content:
+            raise ValueError(TWICE.format(crop.image_id))
 
 
 def _portions(crops: Iterable[Crop], runner: str) -> Iterator[list[Crop]]:
@@ -145,7 +160,7 @@ class Indexer:
         seen = set()
         total = len(crops) if isinstance(crops, Sequence) else None
         with tqdm(desc="Indexing", total=total, unit="image", disable=not progress, smoothing=0.1) as bar:
-            for portion in _portions(crops, self.runner):
+            for portion in _portions(_distinct(crops), self.runner):
                 seen |= {crop.uri for crop in portion if crop.uri is not None}
                 self._embed([self.known.name(crop) for crop in portion], self.work, bar)
         return seen

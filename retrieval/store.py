@@ -110,8 +110,8 @@ class Store:
             raise
 
     def create(self, schema: pa.Schema) -> "Table":
-        """An empty table."""
-        return self.connect().create_table(self.name, schema=schema)
+        """An empty table, unless another process has just made one."""
+        return self.connect().create_table(self.name, schema=schema, exist_ok=True)
 
     def drop(self) -> None:
         """Delete the table, if there is one."""
