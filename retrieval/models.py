@@ -35,6 +35,23 @@ class ModelVersion:
         return f"{self.name} at {self.revision[:19]}"
 
 
+def folder_revision(folder: Path) -> str:
+    """Digest of the files of a model that decide about its embeddings, the same wherever the folder lies.
+
+    Raises:
+        ValueError: if the folder holds no model in Hub format.
+    """
+    paths = sorted({path for pattern in DECISIVE_FILES for path in folder.glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in paths):
+        raise ValueError(
+            f"{folder} holds no *.safetensors, expected a model in Hub format as save_pretrained writes it"
+        )
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return FOLDER_PREFIX + digest.hexdigest()
+
+
 def find_version(name: str, revision: str | None = None) -> ModelVersion:
     """Tell which version of a model a name stands for, without loading its weights.
 
@@ -53,30 +70,23 @@ def find_version(name: str, revision: str | None = None) -> ModelVersion:
                 f"there is no folder {name}, expected a model in Hub format or the name of one on the Hub"
             )
         return ModelVersion(name, AutoConfig.from_pretrained(name, revision=revision)._commit_hash)
-    paths = sorted({path for pattern in DECISIVE_FILES for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in paths):
-        raise ValueError(
-            f"{folder} holds no *.safetensors, expected a model in Hub format as save_pretrained writes it"
-        )
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return ModelVersion(str(folder.resolve()), FOLDER_PREFIX + digest.hexdigest())
+    return ModelVersion(str(folder.resolve()), folder_revision(folder))
 
 
 def find_same(version: ModelVersion) -> ModelVersion:
     """Find a model as it was, by its name, or the embedded one if that is the same."""
     if Path(DEFAULT_MODEL).is_dir() and find_version(DEFAULT_MODEL).revision == version.revision:
         return find_version(DEFAULT_MODEL)  # whatever folder it lay in when the gallery was made
-    return find_version(version.name, _hub_revision(version))
+    return find_version(version.name, hub_revision(version))
 
 
 def embedding_width(version: ModelVersion) -> int:
     """D, how many numbers an embedding of the model has."""
-    return AutoConfig.from_pretrained(version.name, revision=_hub_revision(version)).hidden_size
+    return AutoConfig.from_pretrained(version.name, revision=hub_revision(version)).hidden_size
 
 
-def _hub_revision(version: ModelVersion) -> str | None:
+def hub_revision(version: ModelVersion) -> str | None:
+    """The commit of a Hub model, None for a folder."""
     return None if version.revision.startswith(FOLDER_PREFIX) else version.revision
 
 
@@ -88,6 +98,6 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
         version: what `find_version` gives.
         device: where to put the model; by default a GPU if there is one.
     """
-    model = load_checkpoint(version.name, revision=_hub_revision(version))
-    processor = AutoProcessor.from_pretrained(version.name, revision=_hub_revision(version))
+    model = load_checkpoint(version.name, revision=hub_revision(version))
+    processor = AutoProcessor.from_pretrained(version.name, revision=hub_revision(version))
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor

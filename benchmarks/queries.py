@@ -1,0 +1,335 @@
+"""Measure better queries against the plain query: AND and NOT, pictures, feedback, duplicates, the "no match" answer.
+
+    python -m benchmarks.queries CHECKPOINT --output benchmarks/queries.json       # under a minute on one core
+
+On the embedded corpus, whose people's attributes are known, so every answer is right or wrong without doubt. Formulas
+that the defaults were chosen among are compared on the validation split; the test split sees the defaults.
+Definitions of R@k and mAP: metric/person_retrieval/README.md; P@10 is the share of right pictures among the first ten.
+
+Dimensions: Q queries, G gallery pictures, C clauses, D embedding width.
+"""
+
+import argparse
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image, ImageEnhance
+
+from corpora import load_corpus
+from corpora.attributes import AttributeQuery, sample_attribute_queries
+from metric.person_retrieval.person_retrieval import average_precision_of, match_ranks
+from retrieval.calibration import fit_curve, presence_rates
+from retrieval.embedding import embed_images, embed_texts
+from retrieval.models import find_version, load_model
+from retrieval.queries import (
+    DUPLICATE_COSINE,
+    RIGHT_WEIGHT,
+    WRONG_WEIGHT,
+    Clause,
+    EmbeddedQuery,
+    GalleryStatistics,
+    Query,
+    clause_scores,
+    combine,
+    embed_queries,
+    group_duplicates,
+    refine,
+)
+from tools.calibrate import NUM_PEOPLE, EmbeddedSplit, clauses_of, embed_split, gallery_sizes, split_cases
+
+SHAPES = ((2, 0), (3, 0), (1, 1), (2, 1), (2, 2))  # (clauses that are wanted, clauses that are not)
+QUERIES_PER_SHAPE = 300
+NOT_WEIGHTS = (0.5, 2.0, 4.0)  # beside the default, 1
+IMAGE_WEIGHTS = (0.5, 1.0, 2.0)
+FEEDBACK_ROUNDS, PAGE = 3, 10
+FEEDBACK_WEIGHTS = ((1, 0), (0, 0.25), (1, 0.5), (1, 1), (2, 0.25), (2, 0.5))  # (right, wrong) beside the default
+
+
+def search_metrics(scores: torch.Tensor, matches: torch.Tensor) -> dict[str, float]:
+    """R@1, R@10, mAP and P@10 in percent, from scores (Q, G) and which pictures are right (Q, G)."""
+    rows = []
+    for query_scores, right in zip(scores.double().numpy(), matches.numpy(), strict=True):
+        ranks = match_ranks(query_scores, right)
+        rows.append((ranks[0] <= 1, ranks[0] <= 10, average_precision_of(ranks), (ranks <= 10).sum() / 10))
+    means = 100 * np.mean(rows, axis=0)
+    return dict(zip(("R@1", "R@10", "mAP", "P@10"), means.round(2).tolist(), strict=True))
+
+
+# AND and NOT
+
+
+def sentence_of(query: AttributeQuery) -> str:
+    """The query as one plain sentence: "red coat and boots without backpack or cap"."""
+    without = f" without {' or '.join(query.unwanted)}" if query.unwanted else ""
+    return " and ".join(query.wanted) + without
+
+
+def weighted(query: Query, not_weight: float) -> Query:
+    """The query with another weight for all that is under NOT; 0 leaves it out."""
+    clauses = [replace(clause, weight=not_weight) for clause in query.clauses if clause.negated and not_weight]
+    return Query(tuple([clause for clause in query.clauses if not clause.negated] + clauses))
+
+
+def other_formulas(
+    embedded: list[EmbeddedQuery], positive_scores: torch.Tensor, images: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Scores (Q, G) by formulas that are not the default, from the scores (Q, G) of the queries without their NOT."""
+    statistics = GalleryStatistics.of(images)
+    negated = [torch.tensor([clause.negated for clause in query.query.clauses]) for query in embedded]
+    standard = [clause_scores(query.clause_embeds, images, statistics) for query in embedded]  # each (G, C)
+    pairs = list(zip(standard, negated, strict=True))
+    found = {
+        "AND: mean of cosines": torch.stack(
+            [
+                images @ query.clause_embeds[~under_not].mean(dim=0)
+                for query, under_not in zip(embedded, negated, strict=True)
+            ]
+        ),
+        "AND: mean of standard scores": torch.stack(
+            [scores[:, ~under_not].mean(dim=1) for scores, under_not in pairs]
+        ),
+        "AND: least standard score": torch.stack([scores[:, ~under_not].amin(dim=1) for scores, under_not in pairs]),
+    }
+    if not negated[0].any():
+        return found
+    unwanted = torch.stack([scores[:, under_not].amax(dim=1) for scores, under_not in pairs])  # (Q, G)
+    centred = [
+        ((images - statistics.mean) @ query.clause_embeds[under_not].T).clamp(min=0).sum(dim=1)
+        for query, under_not in zip(embedded, negated, strict=True)
+    ]
+    for threshold in (1, 2):  # standard deviations
+        found[f"NOT: those above {threshold} come last"] = positive_scores - 4.0 * (unwanted > threshold)
+    for weight in (0.25, 0.5):
+        found[f"NOT: {weight} x cosine above mean taken off"] = positive_scores - weight * torch.stack(centred)
+    return found
+
+
+def measure_clauses(
+    model: torch.nn.Module, processor: Any, split: EmbeddedSplit, shape: tuple[int, int], compare: bool
+) -> dict[str, dict[str, float]]:
+    """Metrics of attribute queries of one shape, a row per way to search; `compare` adds the other formulas."""
+    queries = sample_attribute_queries(split.attributes, *shape, QUERIES_PER_SHAPE)
+    asked = [clauses_of(query) for query in queries]
+    matches = torch.tensor([query.matches for query in queries])[:, split.people]  # (Q, G)
+    images = split.image_embeds
+
+    def scores_of(not_weight: float) -> torch.Tensor:
+        embedded = embed_queries(model, processor, [weighted(query, not_weight) for query in asked])
+        return torch.stack([query.vector for query in embedded]) @ images.T
+
+    plain = embed_texts(model, processor, [sentence_of(query) for query in queries], progress=False)
+    scores = {"plain sentence": plain @ images.T, "clauses": scores_of(1.0)}
+    if shape[1]:
+        scores |= {f"clauses, NOT^{weight:g}": scores_of(weight) for weight in NOT_WEIGHTS}
+        scores["clauses, NOT left out"] = scores_of(0.0)
+    if compare:
+        positive_scores = scores.get("clauses, NOT left out", scores["clauses"])
+        scores |= other_formulas(embed_queries(model, processor, asked), positive_scores, images)
+    return {name: search_metrics(values, matches) for name, values in scores.items()}
+
+
+# words and pictures
+
+
+def next_images(people: torch.Tensor) -> torch.Tensor:
+    """For each picture the next one of the same person, for the last their first (G,)."""
+    following = torch.empty_like(people)
+    for person in people.unique():
+        rows = (people == person).nonzero()[:, 0]
+        following[rows] = rows.roll(-1)
+    return following
+
+
+def measure_images(split: EmbeddedSplit) -> dict[str, dict[str, float]]:
+    """Metrics of captions, of pictures, and of both at once.
+
+    Each caption is searched with together with another picture of the person; neither this nor the picture that the
+    caption was written for is in the gallery.
+    """
+    own, images = split.text_images, split.image_embeds
+    shown = next_images(split.people)[own]  # (T,)
+    matches = split.people[own, None] == split.people  # (T, G)
+    for left_out in (own, shown):
+        matches[torch.arange(len(own)), left_out] = False
+    vectors = {"words": split.text_embeds, "picture": images[shown]}
+    for weight in IMAGE_WEIGHTS:
+        query = Query((Clause("words"), Clause(image="picture", weight=weight)))
+        pairs = torch.stack([split.text_embeds, images[shown]], dim=1)  # (T, 2, D)
+        vectors[f"words AND picture^{weight:g}"] = torch.stack([combine(query, pair) for pair in pairs])
+    rows = {}
+    for name, queries in vectors.items():
+        scores = queries @ images.T
+        for left_out in (own, shown):
+            scores[torch.arange(len(own)), left_out] = -2.0  # behind everything else
+        rows[name] = search_metrics(scores, matches)
+    return rows
+
+
+# relevance feedback
+
+
+def give_feedback(split: EmbeddedSplit, weights: tuple[float, float] | None) -> dict[str, float]:
+    """Let every other caption search, mark the ten pictures shown as right or wrong, and show ten more.
+
+    Args:
+        split: the gallery and its captions.
+        weights: of right and of wrong pictures; None turns the pages of the plain query instead.
+
+    Returns:
+        In percent, after each round: "people", queries with a right picture among all shown so far, and "pictures",
+        right pictures that were shown.
+    """
+    images, mean = split.image_embeds, split.image_embeds.mean(dim=0)
+    people_found, pictures_found = np.zeros(FEEDBACK_ROUNDS + 1), np.zeros(FEEDBACK_ROUNDS + 1)
+    asked = range(0, len(split.text_embeds), 2)
+    for text in asked:
+        right = split.people == split.people[split.text_images[text]]  # (G,)
+        seen = torch.zeros_like(right)
+        vector = split.text_embeds[text]
+        for turn in range(FEEDBACK_ROUNDS + 1):
+            seen[(images @ vector).masked_fill(seen, -2.0).topk(PAGE).indices] = True
+            people_found[turn] += bool((right & seen).any())
+            pictures_found[turn] += float((right & seen).sum() / right.sum())
+            if weights is not None:
+                marked = images[right & seen], images[~right & seen]
+                vector = refine(split.text_embeds[text], *marked, mean, *weights)
+    shown = [PAGE * (turn + 1) for turn in range(FEEDBACK_ROUNDS + 1)]
+    found = {f"people@{n}": value for n, value in zip(shown, people_found, strict=True)}
+    found |= {f"pictures@{n}": value for n, value in zip(shown, pictures_found, strict=True)}
+    return {name: round(100 * value / len(asked), 2) for name, value in found.items()}
+
+
+def measure_feedback(split: EmbeddedSplit, compare: bool) -> dict[str, dict[str, float]]:
+    """Feedback against turning the pages of the plain query; `compare` adds other weights."""
+    rows = {
+        "plain query, next pages": give_feedback(split, None),
+        "feedback": give_feedback(split, (RIGHT_WEIGHT, WRONG_WEIGHT)),
+    }
+    for right, wrong in FEEDBACK_WEIGHTS if compare else ():
+        rows[f"feedback, right {right:g} wrong {wrong:g}"] = give_feedback(split, (right, wrong))
+    return rows
+
+
+# near-duplicates
+
+
+def save_again(image: Image.Image) -> Image.Image:
+    """The picture as another tool might have saved it: 3 % cropped, 10 % brighter, a JPEG of quality 40."""
+    width, height = image.size
+    image = image.convert("RGB").crop((round(0.03 * width), round(0.03 * height), width, height))
+    buffer = io.BytesIO()
+    ImageEnhance.Brightness(image).enhance(1.1).save(buffer, "JPEG", quality=40)
+    return Image.open(buffer)
+
+
+def measure_duplicates(
+    model: torch.nn.Module, processor: Any, split: EmbeddedSplit, dataset: Dataset
+) -> dict[str, dict[str, float]]:
+    """Search a gallery that holds a second copy of each person's first picture, with the captions of those.
+
+    "caught" are copies close enough to their picture to be grouped with it, "merged" pictures that lie so close to
+    another picture, both in percent; "different pictures" how many there are among the first ten answers.
+    """
+    firsts = torch.tensor([int((split.people == person).nonzero()[0, 0]) for person in range(split.num_people)])
+    copies = embed_images(
+        model, processor, [save_again(dataset[row]["image"]) for row in firsts.tolist()], progress=False
+    )
+    images = torch.cat([split.image_embeds, copies])
+    originals = torch.cat([torch.arange(len(split.people)), firsts])  # what each row is a copy of
+    cosines = split.image_embeds @ split.image_embeds.T - 2 * torch.eye(len(split.people))
+    caught = (copies * split.image_embeds[firsts]).sum(dim=1) >= DUPLICATE_COSINE
+    merged = (cosines >= DUPLICATE_COSINE).any(dim=1)
+
+    different = {"plain query": [], "grouped": []}
+    for text in torch.isin(split.text_images, firsts).nonzero()[:, 0]:
+        ranked = (images @ split.text_embeds[text]).topk(4 * PAGE).indices
+        groups = group_duplicates(images[ranked])[:PAGE]
+        for name, answers in (("plain query", ranked[:PAGE]), ("grouped", ranked[[group[0] for group in groups]])):
+            different[name].append(len(originals[answers].unique()))
+    shares = {"caught": 100 * float(caught.float().mean()), "merged": 100 * float(merged.float().mean())}
+    return {
+        name: {"different pictures": round(float(np.mean(counts)), 2)} | (shares if name == "grouped" else {})
+        for name, counts in different.items()
+    }
+
+
+# "no match"
+
+
+def measure_presence(
+    model: torch.nn.Module, processor: Any, validation: EmbeddedSplit, test: EmbeddedSplit
+) -> dict[str, dict[str, float]]:
+    """Fit the curves on validation people, as `tools.calibrate` does, and tell present from absent test people."""
+    fitted = split_cases(model, processor, validation, gallery_sizes(validation.num_people))
+    curves = {kind: fit_curve(*cases) for kind, cases in fitted.items()}
+    sizes = gallery_sizes(test.num_people)
+    rows = {}
+    for name, num_people in (
+        ("", sizes),
+        (f", gallery of {sizes[0]}", sizes[:1]),
+        (f", gallery of {sizes[-1]}", sizes[-1:]),
+    ):
+        for kind, (features, present) in split_cases(model, processor, test, num_people).items():
+            rows[kind + name] = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
+    return rows
+
+
+# report
+
+
+def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print a row per way to search; a figure that a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    widths = [max(9, len(name) + 2) for name in columns]
+    print(f"\n{title:<52}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True)))
+    for label, row in rows.items():
+        figures = [
+            f"{row[name]:.3f}" if name == "AUROC" else f"{row[name]:.1f}" if name in row else "" for name in columns
+        ]
+        print(f"{label:<52}" + "".join(f"{figure:>{width}}" for figure, width in zip(figures, widths, strict=True)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print the tables, write the json."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="folder or Hub name of an IVT model")
+    parser.add_argument("--corpus_root", help="cache of the embedded corpus")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures there too")
+    arguments = parser.parse_args(argv)
+
+    version = find_version(arguments.checkpoint)
+    model, processor = load_model(version)
+    sizes = {"val": NUM_PEOPLE, "test": None}
+    datasets = {
+        name: load_corpus("synthetic", arguments.corpus_root, name, num_people=size) for name, size in sizes.items()
+    }
+    splits = {name: embed_split(model, processor, dataset) for name, dataset in datasets.items()}
+    results: dict[str, Any] = {"checkpoint": arguments.checkpoint, "revision": version.revision}
+    for name, split in splits.items():
+        compare = name == "val"
+        found = results[name] = {"num_people": split.num_people, "num_images": len(split.people)}
+        for shape in SHAPES:
+            title = f"{shape[0]} clauses" + (f", {shape[1]} under NOT" if shape[1] else "")
+            found[title] = measure_clauses(model, processor, split, shape, compare)
+        found["words and pictures"] = measure_images(split)
+        found["feedback, ten pictures a round"] = measure_feedback(split, compare)
+        found["near-duplicates"] = measure_duplicates(model, processor, split, datasets[name])
+    results["test"]["person in the gallery or not"] = measure_presence(model, processor, *splits.values())
+    for name in splits:
+        for title, rows in results[name].items():
+            if isinstance(rows, dict):
+                print_table(f"{name}: {title}", rows)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        print(f"\nwritten to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
