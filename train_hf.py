@@ -15,13 +15,14 @@ import math
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast, broadcast_object_list, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, set_seed
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -41,6 +42,7 @@ from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_retrieval
 from training.backward import backward
 from training.checkpoints import Progress, find_checkpoints, open_output, resume, save_checkpoint, save_model
+from training.distributed import build_accelerator, embed_in_shares, prepare
 from training.objectives import Objective
 from training.optimization import build_optimizer, learning_rate_factor
 from training.recipe import Recipe, RunPaths, parse_arguments
@@ -129,12 +131,10 @@ def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_pro
 
 
 def validate(accelerator: Accelerator, objective: nn.Module, processor: IVTProcessor, rows: Dataset) -> dict[str, Any]:
-    """Evaluate on the first process and tell the others."""
-    metrics = [None]
-    if accelerator.is_main_process:
-        model = accelerator.unwrap_model(objective).evaluated_model
-        metrics[0] = evaluate_retrieval(model, processor, rows, progress=False)
-    return broadcast_object_list(metrics)[0]
+    """Evaluate, each process embedding a share, and let all go by what the first one found."""
+    share = partial(embed_in_shares, accelerator)
+    metrics = evaluate_retrieval(accelerator.unwrap_model(objective), processor, rows, progress=False, share=share)
+    return broadcast_object_list([metrics])[0]
 
 
 def mean_loss(losses: list[torch.Tensor], step: int, output_dir: Path) -> float:
@@ -162,12 +162,12 @@ def train_on_batch(
     factor: float,
 ) -> torch.Tensor:
     """Add the gradient of one batch, and step if it is the last of a step; `factor` scales all learning rates."""
+    for group in optimizer.param_groups:  # before `backward`, where DeepSpeed takes its step
+        group["lr"] = factor * group["initial_lr"]
     with accelerator.accumulate(objective):
         loss = backward(accelerator, objective, batch, recipe.cached_chunk)
         if accelerator.sync_gradients and recipe.max_grad_norm:
             accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group["initial_lr"]
         optimizer.step()
         optimizer.zero_grad()
     return loss
@@ -175,13 +175,7 @@ def train_on_batch(
 
 def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:
     """Train, validating as the recipe says, and leave `best` and `final` in the output folder."""
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision, gradient_accumulation_steps=recipe.gradient_accumulation_steps
-    )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"{accelerator.distributed_type} is not supported yet: validation needs the whole model; use DDP"
-        )
+    accelerator = build_accelerator(recipe)
     if not accelerator.is_main_process:
         logging.disable(logging.WARNING)  # once is enough
     output_dir = Path(paths.output_dir)
@@ -193,7 +187,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
         train_rows, validation_rows = load_data(paths, recipe)
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
     objective = Objective(model, recipe, train_rows["person_id"])
-    objective, optimizer, loader = accelerator.prepare(objective, build_optimizer(objective, recipe), loader)
+    objective, optimizer, loader = prepare(accelerator, objective, build_optimizer(objective, recipe), loader)
     progress = Progress(num_processes=accelerator.num_processes)
     accelerator.register_for_checkpointing(progress)
     if paths.resume:

@@ -1,6 +1,6 @@
 """Evaluation: a model and the rows of a corpus -> metrics of both directions, by the corpora's official protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,11 @@ from metric.person_retrieval.person_retrieval import retrieval_metrics
 from .embedding import embed_images, embed_texts
 
 
+def embed_alone(embed: Callable[[range], torch.Tensor], count: int) -> torch.Tensor:
+    """Embed all `count` items in this process."""
+    return embed(range(count))
+
+
 def evaluate_retrieval(
     model: torch.nn.Module,
     processor: Any,
@@ -19,6 +24,7 @@ def evaluate_retrieval(
     ks: Sequence[int] = (1, 5, 10),
     average_precision: str = "standard",
     progress: bool = True,
+    share: Callable[[Callable[[range], torch.Tensor], int], torch.Tensor] = embed_alone,
 ) -> dict[str, dict[str, float]]:
     """Let captions search images, and images search captions.
 
@@ -33,6 +39,8 @@ def evaluate_retrieval(
         ks: the k of R@k.
         average_precision: "standard" or "trapezoidal".
         progress: show progress bars.
+        share: calls a function that embeds the items of a range, and gives the embeddings of all; where several
+            processes work together, each can embed a part.
 
     Returns:
         {"text_to_image": metrics, "image_to_text": metrics}, each as of `retrieval_metrics`: R@k, mAP and mINP in
@@ -50,9 +58,14 @@ def evaluate_retrieval(
         captions += texts
         caption_person_ids += [person_id] * len(texts)
 
-    image_embeds = embed_images(model, processor, dataset["image"], batch_size, progress).numpy()
-    text_embeds = embed_texts(model, processor, captions, batch_size, progress).numpy()
-    images, texts = (image_embeds, image_person_ids), (text_embeds, caption_person_ids)
+    def images_of(rows: range) -> torch.Tensor:
+        return embed_images(model, processor, dataset.select(rows)["image"], batch_size, progress)
+
+    def texts_of(indices: range) -> torch.Tensor:
+        return embed_texts(model, processor, captions[indices.start : indices.stop], batch_size, progress)
+
+    images = (share(images_of, len(dataset)).numpy(), image_person_ids)
+    texts = (share(texts_of, len(captions)).numpy(), caption_person_ids)
     return {
         "text_to_image": retrieval_metrics(*texts, *images, ks, average_precision),
         "image_to_text": retrieval_metrics(*images, *texts, ks, average_precision),

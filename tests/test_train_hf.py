@@ -3,10 +3,6 @@
 import copy
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -113,42 +109,13 @@ def test_resumed_run_ends_with_the_same_weights_and_metrics(tmp_path, monkeypatc
     assert metrics[0] == metrics[1]
 
 
-def start_tiny_training(*arguments: object, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "tests/train_tiny.py", *map(str, arguments)]
-    environment |= {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def finish(process: subprocess.Popen) -> None:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output.decode()
-
-
-def test_two_processes_train_as_one_with_their_batches_together(tmp_path):
-    finish(start_tiny_training(tmp_path / "one", tmp_path / "cache", 8))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    two = [
-        start_tiny_training(tmp_path / "two", tmp_path / "cache", 4, RANK=rank, LOCAL_RANK=rank, **meeting)
-        for rank in ("0", "1")
-    ]
-    for process in two:
-        finish(process)
-    together = weights(tmp_path / "two" / "final")
-    for name, tensor in weights(tmp_path / "one" / "final").items():
-        torch.testing.assert_close(together[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
-
-
 @pytest.mark.usefixtures("tiny_corpus")
 def test_averaged_weights_are_validated_and_saved_and_leave_training_alone(tmp_path, monkeypatch):
     validated, trained, update = [], [], Objective.update_average
     evaluate = train_hf.evaluate_retrieval
 
     def validate(model, *rest, **options):
-        validated.append(copy.deepcopy(model.state_dict()))
+        validated.append(copy.deepcopy(model.evaluated_model.state_dict()))
         return evaluate(model, *rest, **options)
 
     def remember_and_update(objective, step):

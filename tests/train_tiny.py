@@ -1,11 +1,18 @@
-"""Train a tiny model without anything random in it; started by test_train_hf.py, alone or as one of two processes.
+"""Train a tiny model without anything random in it; tests start it, alone or as one of two processes.
 
-python tests/train_tiny.py OUTPUT_DIR CORPUS_CACHE BATCH_SIZE
+python tests/train_tiny.py OUTPUT_DIR CORPUS_CACHE '{"batch_size": 8}' [resume]
+
+The third argument holds fields of the recipe. Under `accelerate launch` with a configuration for FSDP or DeepSpeed,
+two processes share the model, also on a CPU.
 """
 
+import json
+import os
 import sys
 
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
 
 import train_hf
@@ -30,24 +37,35 @@ def load_tiny(cache: str, split: str) -> Dataset:
     return load_synthetic(split, cache, num_people=NUM_PEOPLE[split], images_per_person=2, num_proc=1)
 
 
-def main(output_dir: str, corpus_cache: str, batch_size: str) -> None:
+def shard_on_the_cpu() -> None:
+    """Let accelerate shard, which it only does on GPUs: the processes meet before it decides.
+
+    `ACCELERATE_USE_CPU` would keep DeepSpeed away.
+    """
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def main(output_dir: str, corpus_cache: str, settings: str, resume: str = "") -> None:
     torch.set_num_threads(1)
+    if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
+        shard_on_the_cpu()
     train_hf.load_corpus = lambda name, root, split, **options: load_tiny(corpus_cache, split)
     train_hf.add_levels = lambda rows: rows  # whole sentences need none
-    recipe = Recipe(
-        tokenizer="recipes/tokenizer-synthetic",
-        levels=["sentence"],
-        num_views=1,
-        text_groups=2,
-        itc_weight=1.0,
-        learning_rate=0.01,
-        warmup_epochs=0.0,
-        max_steps=4,
-        log_steps=1,
-        batch_size=int(batch_size),
-        num_workers=0,
-    )
-    train_hf.train(RunPaths(output_dir), recipe, TINY_MODEL | NOTHING_RANDOM)
+    fields = {
+        "tokenizer": "recipes/tokenizer-synthetic",
+        "levels": ["sentence"],
+        "num_views": 1,
+        "text_groups": 2,
+        "itc_weight": 1.0,
+        "learning_rate": 0.01,
+        "warmup_epochs": 0.0,
+        "max_steps": 4,
+        "log_steps": 1,
+        "num_workers": 0,
+    }
+    recipe = Recipe(**(fields | json.loads(settings)))
+    train_hf.train(RunPaths(output_dir, resume=bool(resume)), recipe, TINY_MODEL | NOTHING_RANDOM)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.recipe = model, recipe
         if recipe.sdm_weight:
-            self.log_temperature = nn.Parameter(torch.tensor(math.log(recipe.sdm_temperature)))
+            # one element and not a scalar, which FSDP cannot shard
+            self.log_temperature = nn.Parameter(torch.tensor([math.log(recipe.sdm_temperature)]))
         if recipe.identity_weight:
             # ascending, so that searchsorted finds the class of a person
             self.register_buffer("persons", torch.tensor(sorted(set(person_ids))), persistent=False)
@@ -140,6 +141,14 @@ class Objective(nn.Module):
     def evaluated_model(self) -> IVTModel:
         """The model that validation, `best` and `final` use: the average of the weights where there is one."""
         return self.model if self.average is None else self.average
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Any:
+        """Those of the evaluated model: sharded weights are put together for the methods of what was sharded."""
+        return self.evaluated_model.get_image_features(*args, **kwargs)
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Any:
+        """Those of the evaluated model."""
+        return self.evaluated_model.get_text_features(*args, **kwargs)
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:

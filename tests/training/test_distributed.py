@@ -1,0 +1,190 @@
+"""Several processes: the configurations for `accelerate launch`, started on a CPU, and work that is shared out."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import DeepSpeedPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils.launch import prepare_deepspeed_cmd_env
+from transformers import AutoModel
+
+import train_hf
+import train_tiny
+from training.distributed import configure_deepspeed, embed_in_shares
+from training.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes/accelerate"
+# all that shares weights, gradients or embeddings among processes; nothing of it may change what is learnt
+SETTINGS = {
+    "batch_size": 8,
+    "sdm_weight": 1.0,
+    "token_weight": 1.0,
+    "identity_weight": 1.0,
+    "ema_decay": 0.9,
+    "max_grad_norm": 0.5,
+    "gradient_accumulation_steps": 2,
+    "gradient_checkpointing": True,
+    "save_steps": 2,
+    "max_steps": 5,  # two an epoch
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache of the tiny corpus, drawn before several processes want it at once."""
+    cache = tmp_path_factory.mktemp("corpus")
+    for split in train_tiny.NUM_PEOPLE:
+        train_tiny.load_tiny(str(cache), split)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("load_corpus", "add_levels"):  # which train_tiny replaces
+            patch.setattr(train_hf, name, getattr(train_hf, name))
+        patch.chdir(ROOT)
+        train_tiny.main(str(folder), str(corpus), json.dumps(SETTINGS))
+    return folder
+
+
+def start(config: str, *arguments: object, machine: int | None = None, port: int = 0) -> subprocess.Popen:
+    """Start the two processes of a run, or the one of them that belongs on a machine."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / f"{config}.yaml"]
+    command += ["--num_processes", 2, "--main_process_port", port]
+    if machine is not None:
+        command += ["--machine_rank", machine, "--main_process_ip", "127.0.0.1"]
+    command += ["tests/train_tiny.py", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if config == "deepspeed_zero2":
+        environment["DS_ACCELERATOR"] = "cpu"
+    else:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=os.environ | environment, **pipes)
+
+
+def finish(*processes: subprocess.Popen) -> str:
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+    return outputs[0]
+
+
+def assert_equal_runs(one: Path, other: Path, **tolerance: float) -> None:
+    for name in ("best", "final"):
+        expected, found = (AutoModel.from_pretrained(folder / name).state_dict() for folder in (one, other))
+        for key, tensor in expected.items():
+            torch.testing.assert_close(found[key], tensor, msg=f"{name} {key}", **tolerance)
+    records = [list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())) for run in (one, other)]
+    validations = [[record["validation"] for record in run if "validation" in record] for run in records]
+    assert len(validations[0]) == 3 and validations[0] == validations[1]
+
+
+HALF = json.dumps(SETTINGS | {"batch_size": SETTINGS["batch_size"] // 2})
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def test_two_machines_train_as_one_with_their_batches_together(alone, corpus, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (tmp_path / "two", corpus, HALF)
+    finish(*(start("multi_node", *arguments, machine=machine, port=port) for machine in (0, 1)))
+    assert_equal_runs(alone, tmp_path / "two", **CLOSE)
+
+
+@pytest.mark.parametrize("config", ["fsdp", "deepspeed_zero2"])
+def test_sharded_processes_train_as_one_and_resume(alone, corpus, tmp_path, config):
+    if config == "deepspeed_zero2":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is no dependency of the tests")
+    finish(start(config, tmp_path / "whole", corpus, HALF))
+    assert_equal_runs(alone, tmp_path / "whole", **CLOSE)
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    for newer in ("final", "checkpoints/step-00000005"):
+        shutil.rmtree(tmp_path / "broken" / newer)
+    output = finish(start(config, tmp_path / "broken", corpus, HALF, "resume"))
+    assert "step-00000004" in output
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken", atol=0.0, rtol=0.0)
+
+
+# ---- configurations
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_knows_all_fields_of_the_configurations(path):
+    config = load_config_from_file(str(path))  # raises for keys it does not know
+    assert config.mixed_precision == "no"  # the recipe's rules
+    known = set(vars(launch_command_parser().parse_args(["script.py"])))
+    assert set(config.fsdp_config) | set(config.deepspeed_config) <= known
+
+
+@pytest.fixture
+def deepspeed_config(monkeypatch) -> dict:
+    """What accelerate makes of our configuration for the processes of DeepSpeed, which it need not find for that."""
+    path = str(CONFIGS / "deepspeed_zero2.yaml")
+    arguments: Namespace = launch_command_parser().parse_args(["--config_file", path, "train_hf.py"])
+    arguments, _, _ = _validate_launch_command(arguments)
+    arguments.deepspeed_fields_from_accelerate_config = ""
+    for name, value in prepare_deepspeed_cmd_env(arguments)[1].items():
+        if name.startswith("ACCELERATE_"):
+            monkeypatch.setenv(name, value)
+    return DeepSpeedPlugin().deepspeed_config
+
+
+def test_deepspeed_accumulates_and_clips_as_the_recipe_says(deepspeed_config):
+    assert deepspeed_config["zero_optimization"]["stage"] == 2
+    configure_deepspeed(deepspeed_config, Recipe(gradient_accumulation_steps=3))
+    assert (deepspeed_config["gradient_accumulation_steps"], deepspeed_config["gradient_clipping"]) == (3, 0.0)
+    configure_deepspeed(deepspeed_config, Recipe(max_grad_norm=2.0))
+    assert (deepspeed_config["gradient_accumulation_steps"], deepspeed_config["gradient_clipping"]) == (1, 2.0)
+
+
+def test_what_deepspeed_cannot_do_is_refused(deepspeed_config):
+    with pytest.raises(ValueError, match="ema_decay 0.9 needs weights in float32"):
+        configure_deepspeed(deepspeed_config, Recipe(ema_decay=0.9, mixed_precision="bf16"))
+    deepspeed_config["zero_optimization"]["stage"] = 3
+    with pytest.raises(ValueError, match="ZeRO-3 is not supported"):
+        configure_deepspeed(deepspeed_config, Recipe())
+
+
+# ---- shares
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 4, 7, 10])
+def test_shares_are_equal_and_give_every_item_in_order(count, num_processes):
+    items = torch.randn(count, 3)
+    shares = {}
+
+    def embed_share(process: int, gathered: torch.Tensor) -> torch.Tensor:
+        def embed(rows: range) -> torch.Tensor:
+            shares[process] = items[rows.start : rows.stop]
+            return shares[process]
+
+        accelerator = SimpleNamespace(
+            num_processes=num_processes, process_index=process, device="cpu", gather=lambda _: gathered
+        )
+        return embed_in_shares(accelerator, embed, count)
+
+    size = -(-count // num_processes)
+    for process in range(num_processes):
+        embed_share(process, torch.zeros(num_processes * size, 3))
+    assert {len(share) for share in shares.values()} == {size}
+    whole = embed_share(0, torch.cat([shares[process] for process in range(num_processes)]))
+    assert torch.equal(whole, items)
