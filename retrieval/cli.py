@@ -1,4 +1,4 @@
-"""The command line: `ivt index`, `ivt search`, `ivt gallery …`, `ivt corpus …`.
+"""The command line: `ivt index`, `ivt search`, `ivt explain`, `ivt gallery …`, `ivt corpus …`.
 
     ivt index crops/ --gallery people.lance
     ivt search "a woman in a red coat with a black backpack" --gallery people.lance -k 10 --save sheet.png
@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
 from corpora.check import count_split, print_counts, problem_of_colours, summarise
+from processing.image_processing_ivt import to_rgb
 
+from .attention import DEFAULT_METHOD, METHODS
+from .attention import explain as explain_picture
 from .crops import PathFields
 from .gallery import Gallery
+from .models import DEFAULT_MODEL, find_version, load_model
 
 EXIT_CODES = "Exit codes: 0 done; 1 nothing found, or problems, which are named; 2 wrong usage or unusable input."
 
@@ -123,6 +128,32 @@ def search(
         print(results)
     if not results:
         raise typer.Exit(1)
+
+
+def explain(
+    image: Annotated[Path, typer.Argument(help="Picture of a person.")],
+    text: Annotated[str, typer.Argument(help="A sentence.")],
+    word: Annotated[str | None, typer.Option(help="One or several words of it that the map is for.")] = None,
+    method: Annotated[str, typer.Option(help=f"How the map is made: {', '.join(METHODS)}.")] = DEFAULT_METHOD,
+    save: Annotated[Path | None, typer.Option(help="Draw the map and the words to this file.")] = None,
+    model: Annotated[str, typer.Option(help="Folder or Hub name.", show_default="the embedded one")] = DEFAULT_MODEL,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where the model looks in a picture for a sentence, and which of its words count.
+
+    Example:
+      ivt explain crop.jpg "a man with a red backpack" --word "red backpack" --save map.png
+    """
+    with Image.open(image) as picture:
+        picture = to_rgb(picture)
+    explanation = explain_picture(*load_model(find_version(model), device), picture, text, word, method)
+    if save:
+        explanation.draw(save)
+    if as_json:
+        print_json(explanation.to_dict())
+    else:
+        print(explanation)
 
 
 def info(gallery: GalleryOption, as_json: JsonOption = False) -> None:
@@ -241,7 +272,7 @@ def group(help_text: str, *commands: Any) -> typer.Typer:
     return made
 
 
-app = group("Find people in your own pictures from a sentence.", index, search)
+app = group("Find people in your own pictures from a sentence.", index, search, explain)
 app.add_typer(group("Look after a gallery.", info, remove, verify, optimize), name="gallery")
 app.add_typer(group("Look at a training corpus.", check), name="corpus")
 
