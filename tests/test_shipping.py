@@ -19,7 +19,7 @@ ROOMS = ("corpora", "modeling_ivt", "processing", "retrieval", "tools")
 SHIPPED = sorted(path for room in ROOMS for path in (REPO / room).glob("**/*_ivt.py"))
 # Found in every environment that can load a model: torch, transformers and what they bring
 CORE = {"huggingface_hub", "numpy", "PIL", "safetensors", "torch", "transformers"} | sys.stdlib_module_names
-MODEL_FILES = {"configuration_ivt.py", "losses_ivt.py", "modeling_ivt.py"}
+MODEL_FILES = {"configuration_ivt.py", "losses_ivt.py", "modeling_ivt.py", "pipeline_ivt.py"}
 PROCESSOR_FILES = {"image_processing_ivt.py", "processing_ivt.py"}
 WEIGHTS = {"config.json", "model.safetensors"}
 TOKENIZER = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
