@@ -1,0 +1,66 @@
+"""Folders -> repositories of the Hub; what pushing a corpus and publishing a model have in common."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, metadata_load
+
+
+@contextmanager
+def open_folder(folder: Path | None) -> Iterator[Path]:
+    """A folder to build a repository in: the one that is named, which stays, or one for as long as the block runs.
+
+    Raises:
+        ValueError: if the named one holds something already, which would become part of the repository.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; name one that is empty or not there")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def upload_repository(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    repo_type: str,
+    message: str,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+) -> str:
+    """Make a repository hold the files of a folder and no others, in one commit.
+
+    Args:
+        folder: what to upload; a Space's README.md names its `sdk`.
+        repo_id: ORG/NAME; the repository is created if it is missing.
+        repo_type: "model", "dataset" or "space".
+        message: of the commit.
+        private: nobody else may see it.
+        tag: name of this version.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ValueError: before anything is uploaded, if the tag exists already, or if the repository is public although
+            `private` is asked for.
+        OSError: if the Hub cannot be reached or refuses.
+    """
+    api, repository = HfApi(), {"repo_id": repo_id, "repo_type": repo_type}
+    sdk = metadata_load(Path(folder) / "README.md")["sdk"] if repo_type == "space" else None
+    url = api.create_repo(**repository, private=private or None, space_sdk=sdk, exist_ok=True)
+    if private and not api.repo_info(**repository).private:
+        raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or leave --private out")
+    if tag in {reference.name for reference in api.list_repo_refs(**repository).tags}:
+        raise ValueError(f"{repo_id} has a version {tag} already; give this one another name with --tag")
+    commit = api.upload_folder(**repository, folder_path=folder, commit_message=message, delete_patterns="*")
+    if tag:
+        api.create_tag(**repository, tag=tag, revision=commit.oid)
+    return str(url)
