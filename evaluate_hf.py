@@ -19,12 +19,12 @@ import datasets
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor
 
 from corpora import CORPORA, SPLITS, load_corpus
 from metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
 from modeling_ivt.checkpoints import load_checkpoint
 from retrieval.evaluation import evaluate_retrieval
+from retrieval.models import find_version, load_processor
 
 DIRECTIONS = ("text_to_image", "image_to_text")
 
@@ -52,21 +52,6 @@ def find_device(name: str) -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
-def load_processor(checkpoint: str) -> Any:
-    """Load the processor of a checkpoint.
-
-    Raises:
-        ValueError: if there is none or it has no tokenizer, as after a conversion without `--tokenizer`.
-    """
-    try:
-        return AutoProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{checkpoint} has no whole processor (image processor and tokenizer): {str(error).splitlines()[0]}; "
-            "convert it with --tokenizer, or save an IVTProcessor there"
-        ) from error
-
-
 def table_of(results: dict[str, Any]) -> str:
     """Lay out the percentages, a direction per line."""
     columns = [name for name in results[DIRECTIONS[0]] if not name.startswith("num_")]
@@ -92,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     results = {
         "checkpoint": arguments.checkpoint,
-        "revision": getattr(model.config, "_commit_hash", None),
+        "revision": find_version(arguments.checkpoint).revision,
         "corpus": arguments.corpus,
         "split": arguments.split,
         "num_images": metrics["image_to_text"]["num_queries"],

@@ -90,6 +90,25 @@ def hub_revision(version: ModelVersion) -> str | None:
     return None if version.revision.startswith(FOLDER_PREFIX) else version.revision
 
 
+def load_processor(checkpoint: str, revision: str | None = None) -> Any:
+    """Load the processor of a checkpoint.
+
+    Args:
+        checkpoint: folder or Hub name.
+        revision: branch, tag or commit of a Hub model.
+
+    Raises:
+        ValueError: if there is none or it has no tokenizer, as after a conversion without `--tokenizer`.
+    """
+    try:
+        return AutoProcessor.from_pretrained(checkpoint, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint} has no whole processor (image processor and tokenizer): {str(error).splitlines()[0]}; "
+            "convert it with --tokenizer, or save an IVTProcessor there"
+        ) from error
+
+
 @lru_cache(maxsize=2)
 def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.nn.Module, Any]:
     """Load a model, ready to embed, and its processor; a process loads each version once.
@@ -99,5 +118,5 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
         device: where to put the model; by default a GPU if there is one.
     """
     model = load_checkpoint(version.name, revision=hub_revision(version))
-    processor = AutoProcessor.from_pretrained(version.name, revision=hub_revision(version))
+    processor = load_processor(version.name, hub_revision(version))
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor

@@ -1,16 +1,22 @@
-"""What the tests share: no network, equal random numbers in every test, a tiny model, processes of their own."""
+"""What the tests share: no network, equal random numbers in every test, a tiny model, processes of their own.
+
+Some of these processes use a model as others would: from a stand-in for the Hub, without this repository, or with its
+wheel installed.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import pytest
 import torch
+from hub_stand_in import HubStandIn
 from safetensors.torch import load_file
 from transformers import BertTokenizer
 
@@ -102,15 +108,32 @@ def golden_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Python in a process that has its own Hugging Face home, no network, and sees this repo only if told to."""
+    """Run Python in a process that has an empty Hugging Face home and nothing on its path but what it is told.
 
-    def run(*arguments: object, cwd: Path, sees_repo: bool) -> subprocess.CompletedProcess[str]:
+    Without a `hub` it has no network.
+    """
+
+    def run(
+        *arguments: object, cwd: Path, python_path: Path | None = None, hub: HubStandIn | None = None
+    ) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE")}
         environment |= {"HF_HOME": str(tmp_path_factory.mktemp("hf_home")), "OMP_NUM_THREADS": "1"}
-        if sees_repo:
-            environment["PYTHONPATH"] = str(REPO)
+        if python_path:
+            environment["PYTHONPATH"] = str(python_path)
+        if hub:
+            environment |= hub.environment
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,  # whoever asks "do you trust this code?" gets no answer
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert hub is None or hub.unanswered == []
+        return done
 
     return run
 
@@ -126,35 +149,76 @@ def converted(
     """The golden checkpoint converted by the command line, with a tokenizer: (folder, what was printed)."""
     folder = tmp_path_factory.mktemp("converted") / "model"
     command = ["-m", "tools.convert_official", golden_checkpoint, folder, *golden_sizes]
-    done = run_python(*command, "--tokenizer", golden_tokenizer, cwd=REPO, sees_repo=False)
+    done = run_python(*command, "--tokenizer", golden_tokenizer, cwd=REPO)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
 @pytest.fixture(scope="session")
+def hub() -> Iterator[HubStandIn]:
+    with HubStandIn() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def published(
+    converted: tuple[Path, str], hub: HubStandIn, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> tuple[str, str]:
+    """The converted golden checkpoint published by the command line: (name, revision).
+
+    What is on the main branch afterwards is unusable, so whatever does not keep to the revision fails.
+    """
+    name, revision = "tester/ivt-golden", "v7"
+    command = ["-m", "tools.publish", converted[0], name, "--license", "mit", "--tag", revision]
+    done = run_python(*command, cwd=REPO, hub=hub)
+    assert done.returncode == 0, done.stderr
+    hub.repositories["models", name].commit("main", {"config.json": b"{}", "modeling_ivt.py": b"raise SystemExit"})
+    return name, revision
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of this project installed in it, and nothing else."""
+    source, wheels, folder = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "installed"))
+    left_out = shutil.ignore_patterns(
+        ".*", "__pycache__", "tests", "runs", "checkpoints", "docs", "build", "*.egg-info"
+    )
+    shutil.copytree(REPO, source, ignore=left_out, dirs_exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]
+    subprocess.run(build, check=True, timeout=120)
+    wheel = next(wheels.glob("*.whl"))
+    subprocess.run([*pip, "install", "--no-index", "--no-deps", "--target", str(folder), str(wheel)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def without_package(
-    converted: tuple[Path, str],
+    published: tuple[str, str],
+    hub: HubStandIn,
     run_python: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """What `user_without_package.py` left, run on the converted golden checkpoint."""
+    """What `user_without_package.py` left, run on the published golden checkpoint."""
     output_dir, elsewhere = tmp_path_factory.mktemp("without_package"), tmp_path_factory.mktemp("elsewhere")
     script = REPO / "tests" / "modeling_ivt" / "user_without_package.py"
-    arguments = (script, converted[0], GOLDEN / "expected.safetensors", output_dir)
-    done = run_python(*arguments, cwd=elsewhere, sees_repo=False)
+    done = run_python(script, *published, GOLDEN / "expected.safetensors", output_dir, cwd=elsewhere, hub=hub)
     assert done.returncode == 0, done.stderr
     return output_dir
 
 
 @pytest.fixture(scope="session")
 def with_package(
-    converted: tuple[Path, str],
+    published: tuple[str, str],
+    installed: Path,
+    hub: HubStandIn,
     run_python: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path]:
-    """What `user_with_package.py` left, run on the converted golden checkpoint, and the folder it was started in."""
+    """What `user_with_package.py` left, run on the published golden checkpoint, and the folder it was started in."""
     output_dir, elsewhere = tmp_path_factory.mktemp("with_package"), tmp_path_factory.mktemp("elsewhere")
     script = REPO / "tests" / "modeling_ivt" / "user_with_package.py"
-    done = run_python(script, REPO, converted[0], output_dir, cwd=elsewhere, sees_repo=True)
+    arguments = (script, *published, REPO, installed, output_dir)
+    done = run_python(*arguments, cwd=elsewhere, python_path=installed, hub=hub)
     assert done.returncode == 0, done.stderr
     return output_dir, elsewhere

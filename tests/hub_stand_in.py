@@ -321,7 +321,8 @@ class HubStandIn:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to take this for the Hub."""
-        return {"HF_ENDPOINT": self.url, "HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        switches = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return {"HF_ENDPOINT": self.url, "HF_TOKEN": "hf_x"} | switches
 
     def files(self, kind: str, name: str, revision: str = "main") -> dict[str, bytes]:
         """The files of a revision by path."""

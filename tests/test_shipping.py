@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
@@ -128,7 +129,7 @@ def assert_holds_a_whole_model(folder: Path, original: Path) -> None:
         assert maps[0] == maps[1]
 
 
-def test_transformers_alone_loads_a_saved_folder(converted: tuple[Path, str], without_package: Path) -> None:
+def test_transformers_alone_loads_a_published_model(converted: tuple[Path, str], without_package: Path) -> None:
     report = json.loads((without_package / "report.json").read_text())
     assert report["rooms_imported"] == []
     for name, module in report["modules"].items():
@@ -138,16 +139,39 @@ def test_transformers_alone_loads_a_saved_folder(converted: tuple[Path, str], wi
     assert_holds_a_whole_model(without_package / "again", converted[0])
 
 
-def test_the_zero_shot_pipeline_answers_with_the_model_s_softmax(without_package: Path) -> None:
+def assert_pipelines_answer_as_the_model_does(pipelines: dict[str, Any], module: str) -> None:
+    expected, given = pipelines["expected"], pipelines["given"]
+    assert given["ranking"] == expected["ranking"]
+    for name in ("text", "image"):
+        assert given[name] == pytest.approx(expected[name], abs=1e-5)
+    assert given["zero_shot"] == pytest.approx(expected["zero_shot"], abs=1e-5)
+    assert sum(given["zero_shot"].values()) == pytest.approx(1)
+    for row, wanted in zip(given["cosines"], expected["cosines"], strict=True):
+        assert row == pytest.approx(wanted, abs=2e-6)
+    assert pipelines["images_are_returned"]
+    assert pipelines["by_image"] == pipelines["by_gallery"] == pipelines["by_saved_pipeline"]
+    assert all(name.startswith(module) for name in pipelines["modules"])
+
+
+def test_every_pipeline_works_on_a_published_model(without_package: Path, converted: tuple[Path, str]) -> None:
     report = json.loads((without_package / "report.json").read_text())
-    assert sum(report["pipeline"].values()) == pytest.approx(1)
-    assert report["pipeline"] == pytest.approx(report["softmax"], abs=1e-5)
+    assert_pipelines_answer_as_the_model_does(report["pipelines"], "transformers_modules.")
+    assert_holds_a_whole_model(without_package / "pipeline", converted[0])
+
+
+def test_every_pipeline_works_with_the_wheel_installed(
+    with_package: tuple[Path, Path], converted: tuple[Path, str]
+) -> None:
+    report = json.loads((with_package[0] / "report.json").read_text())
+    assert_pipelines_answer_as_the_model_does(report["pipelines"], "modeling_ivt.")
+    assert_holds_a_whole_model(with_package[0] / "pipeline", converted[0])
 
 
 def test_importing_modeling_ivt_replaces_trust_remote_code(
-    converted: tuple[Path, str], with_package: tuple[Path, Path]
+    converted: tuple[Path, str], with_package: tuple[Path, Path], installed: Path
 ) -> None:
     report = json.loads((with_package[0] / "report.json").read_text())
+    assert Path(report["imported_from"]).is_relative_to(installed)
     assert report["modules"] == {
         "AutoConfig": "modeling_ivt.configuration_ivt",
         "AutoImageProcessor": "processing.image_processing_ivt",

@@ -1,8 +1,9 @@
-"""Use a saved model folder as somebody does who has installed this package, without `trust_remote_code`.
+"""Use a published model as somebody does who has installed this package, without `trust_remote_code`.
 
-The tests run it in a process of its own: `python user_with_package.py REPO FOLDER OUTPUT_DIR`. It leaves the folder
-`again` (model and processor, saved once more) and `report.json`, which also tells what the modules of this repository
-print when they are imported.
+The tests run it in a process of its own: `python user_with_package.py NAME REVISION REPO INSTALLED OUTPUT_DIR`, where
+INSTALLED is the folder the wheel is in. It leaves the folders `again` (model and processor, saved once more) and
+`pipeline` (the project's own pipeline, saved), and `report.json`, which also tells what the modules of the wheel and
+the scripts of the repository print when they are imported.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
+from use_pipelines import use_pipelines
 
 
 def import_silently(*modules: str) -> str:
@@ -33,7 +35,7 @@ def import_silently(*modules: str) -> str:
     return said.getvalue()
 
 
-repo, folder, output_dir = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+(name, revision), (repo, installed, output_dir) = sys.argv[1:3], map(Path, sys.argv[3:6])
 said = import_silently("modeling_ivt")
 auto_classes = (
     AutoConfig,
@@ -43,19 +45,24 @@ auto_classes = (
     AutoProcessor,
     AutoTokenizer,
 )
-loaded = {auto.__name__: auto.from_pretrained(folder) for auto in auto_classes}
+loaded = {auto.__name__: auto.from_pretrained(name, revision=revision) for auto in auto_classes}
 loaded["AutoModel"].save_pretrained(output_dir / "again")
 loaded["AutoProcessor"].save_pretrained(output_dir / "again")
 again = AutoModel.from_pretrained(output_dir / "again").state_dict()
 
+pipelines = use_pipelines(name, output_dir / "pipeline", revision=revision)
+
 everything = [path.stem for path in repo.glob("*.py")]
-for room in ("corpora", "modeling_ivt", "processing", "retrieval", "tools"):
-    everything += [room, *(f"{room}.{module.name}" for module in pkgutil.iter_modules([str(repo / room)]))]
+for room in pkgutil.iter_modules([str(installed)]):
+    everything += [room.name, *(f"{room.name}.{m.name}" for m in pkgutil.iter_modules([str(installed / room.name)]))]
+sys.path.append(str(repo))  # for the scripts; the rooms are found in `installed`, which comes first
 report = {
     "modules": {name: type(thing).__module__ for name, thing in loaded.items()},
     "same_after_saving_again": all(
         torch.equal(again[name], tensor) for name, tensor in loaded["AutoModel"].state_dict().items()
     ),
+    "imported_from": sys.modules["modeling_ivt"].__file__,
+    "pipelines": pipelines,
     "imported": everything,
     "said_at_import": said + import_silently(*everything),
 }

@@ -1,0 +1,146 @@
+"""Publishing: what goes to the Hub, and what is refused before anything does. The pages are tested in test_card.py."""
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import CompletedProcess
+from unittest import mock
+
+import pytest
+from hub_stand_in import HubStandIn
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+
+from corpora.hub import upload_repository
+from retrieval.models import find_version
+from tools import publish
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., CompletedProcess[str]]
+CODE = {path.name for room in ("modeling_ivt", "processing") for path in (ROOT / room).glob("*_ivt.py")}
+MODEL = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+BESIDE = {"README.md", "handler.py", "requirements.txt", *(f"examples/person_{i}.jpg" for i in (1, 2, 3, 4))}
+ZEROS = dict.fromkeys(("R@1", "R@5", "R@10", "mAP", "mINP"), 0.0)
+
+
+@pytest.fixture
+def checkpoint(converted: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the converted checkpoint, with what a training leaves beside it."""
+    folder = tmp_path / "checkpoint"
+    publish.build_copy(folder, converted[0])
+    (folder / "run.json").write_text(json.dumps({"corpus": {"name": "synthetic"}, "wall_seconds": 60}))
+    Image.new("RGB", (4, 3)).save(folder / "curves.png")
+    return folder
+
+
+@contextmanager
+def reached(hub: HubStandIn) -> Iterator[None]:
+    """Let this process take the stand-in for the Hub."""
+    api = functools.partial(HfApi, endpoint=hub.url, token="hf_x")
+    switches = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True}
+    with mock.patch.multiple("huggingface_hub.constants", **switches), mock.patch("corpora.hub.HfApi", api):
+        yield
+    assert hub.unanswered == []
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_writes_the_whole_repository(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    evaluation = {"revision": find_version(str(checkpoint)).revision, "corpus": "synthetic", "split": "test"}
+    evaluation |= {"num_people": 2, "dtype": "float32", "device": "cpu", "average_precision": "standard"}
+    (tmp_path / "test.json").write_text(json.dumps(evaluation | {"text_to_image": ZEROS, "image_to_text": ZEROS}))
+    options = ["--evaluation", tmp_path / "test.json", "--dataset", "synthetic=org/people"]
+    publish.main([*map(str, (checkpoint, "org/ivt", "--dry_run", tmp_path / "out", *options))])
+    assert files_of(tmp_path / "out") == CODE | MODEL | BESIDE | {"curves.png", ".eval_results/synthetic_test.yaml"}
+    assert "nothing uploaded" in capsys.readouterr().out
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert {example["src"].split("/main/")[1] for example in card.data.widget} < BESIDE
+    assert all((tmp_path / "out" / path).is_file() for path in re.findall(r"!\[.*?\]\((.*?)\)", card.text))
+    labels = [example["example_title"] for example in card.data.widget]
+    assert len(set(labels)) == 4 and not any("," in label for label in labels)
+
+
+def test_a_published_repository_is_whole_tagged_and_public(published: tuple[str, str], hub: HubStandIn):
+    name, tag = published
+    repository = hub.repositories["models", name]
+    assert repository.tags.keys() == {tag} and not repository.private
+    assert hub.files("models", name, tag).keys() == CODE | MODEL | BESIDE
+    assert hub.files("models", name, tag)["handler.py"] == (ROOT / "serving" / "handler.py").read_bytes()
+
+
+def test_the_code_of_the_page_runs_as_printed(
+    published: tuple[str, str], hub: HubStandIn, run_python: Run, tmp_path: Path
+):
+    page = hub.files("models", *published)["README.md"].decode()
+    (tmp_path / "lines.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    done = run_python("lines.py", cwd=tmp_path, hub=hub)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^(-?[\d.]+)  .*/examples/(person_\d\.jpg)$", done.stdout, re.MULTILINE)
+    assert sorted(picture for _, picture in found) == [f"person_{i}.jpg" for i in (1, 2, 3, 4)]
+    assert [float(score) for score, _ in found] == sorted((float(score) for score, _ in found), reverse=True)
+
+
+def test_the_metric_is_published_as_a_space_and_loads_from_there(hub: HubStandIn, run_python: Run, tmp_path: Path):
+    with reached(hub):
+        publish.main(["--metric", "tester/person_retrieval"])
+    lines = (
+        "import evaluate\n"
+        "metric = evaluate.load('tester/person_retrieval')\n"
+        "one = {'predictions': [[1.0, 0.0]], 'references': [5]}\n"
+        "print(metric.compute(**one, gallery_embeddings=[[1.0, 0.1], [0.0, 1.0]], gallery_person_ids=[5, 6])['R@1'])\n"
+    )
+    loaded = run_python("-c", lines, cwd=tmp_path, hub=hub)
+    assert loaded.stdout == "100.0\n", loaded.stderr
+
+
+def test_publishing_again_replaces_everything_under_a_new_tag(hub: HubStandIn, tmp_path: Path):
+    (tmp_path / "old.txt").write_text("old")
+    with reached(hub):
+        upload_repository(tmp_path, "tester/twice", "model", "First", private=True, tag="v1")
+        (tmp_path / "old.txt").rename(tmp_path / "new.txt")
+        before = dict(hub.repositories["models", "tester/twice"].branches)
+        with pytest.raises(ValueError, match="tester/twice has a version v1 already; .* --tag"):
+            upload_repository(tmp_path, "tester/twice", "model", "Second", tag="v1")
+        assert hub.repositories["models", "tester/twice"].branches == before
+        upload_repository(tmp_path, "tester/twice", "model", "Second", tag="v2")
+    assert hub.repositories["models", "tester/twice"].private
+    assert [set(hub.files("models", "tester/twice", tag)) for tag in ("v1", "v2")] == [{"old.txt"}, {"new.txt"}]
+
+
+def test_nothing_private_goes_to_a_public_repository(hub: HubStandIn, tmp_path: Path):
+    with reached(hub):
+        upload_repository(tmp_path, "tester/open", "model", "Public")
+        (tmp_path / "secret.txt").write_text("secret")
+        with pytest.raises(ValueError, match="tester/open exists and is public"):
+            upload_repository(tmp_path, "tester/open", "model", "Private", private=True)
+    assert hub.files("models", "tester/open") == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "pass either"),
+        (["checkpoint"], "pass either"),
+        (["checkpoint", "org/a", "--space", "org/b"], "pass either"),
+        (["checkpoint", "--space", "org/b"], "pass either"),
+        (["checkpoint", "ivt"], "'ivt' is no name on the Hub, expected ORG/NAME"),
+        (["checkpoint", "a/b/c"], "'a/b/c' is no name"),
+        (["checkpoint", "org/a", "--dataset", "synthetic"], "'' is no name"),
+        (["--metric", "org/recall"], "has to be person_retrieval"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: list[str], message: str):
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        publish.main(arguments)
+
+
+def test_a_folder_that_holds_something_is_not_written_to(checkpoint: Path):
+    before = files_of(checkpoint)
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        publish.main([str(checkpoint), "org/ivt", "--dry_run", str(checkpoint)])
+    assert files_of(checkpoint) == before

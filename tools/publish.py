@@ -1,0 +1,199 @@
+"""A checkpoint -> a model repository on the Hub that works by itself; also the Space and the metric.
+
+    python -m tools.publish runs/demo/best ORG/NAME [--private] [--evaluation runs/demo/test.json]
+    python -m tools.publish runs/demo/best ORG/NAME --dry_run FOLDER
+    python -m tools.publish --space ORG/NAME
+    python -m tools.publish --metric ORG/person_retrieval
+
+Uploads weights, configuration, processor and tokenizer, the `*_ivt.py` files, `handler.py` for Inference Endpoints, a
+few drawn examples, the page (`model_card.md`, see `tools/card.py`) and `.eval_results`, in one commit, and tags it.
+Start it in a checkout of this project; `hf auth login` says who you are.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Image
+from huggingface_hub import hf_hub_url
+from huggingface_hub.errors import StrictDataclassError
+from transformers.utils.logging import disable_progress_bar
+
+from corpora.hub import open_folder, upload_repository
+from corpora.synthetic import load_synthetic
+from modeling_ivt.checkpoints import load_checkpoint
+from retrieval.models import find_version, load_processor
+from tools.card import Example, Facts, eval_results, fill_card, read_evaluation
+
+ROOT = Path(__file__).parents[1]
+NUM_EXAMPLES = 4
+METRIC = "person_retrieval"
+
+
+def draw_examples(folder: Path, repo_id: str) -> list[Example]:
+    """Draw people of the embedded corpus whose descriptions differ, into a new folder."""
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as cache:
+        rows = load_synthetic("test", cache, num_people=4 * NUM_EXAMPLES, images_per_person=1, num_proc=1)
+        pictures = {}
+        for row in rows.cast_column("image", Image(decode=False)):
+            person = json.loads(row["attributes"])["person"]
+            upper = f"{person['upper']['colour']} {person['upper']['kind']}"
+            article = "an" if upper[0] in "aeiou" else "a"
+            pictures.setdefault(f"a {person['gender']} in {article} {upper}", row["image"]["bytes"])
+    examples = []
+    for number, (label, picture) in enumerate(list(pictures.items())[:NUM_EXAMPLES], start=1):
+        path = f"{folder.name}/person_{number}.jpg"
+        (folder.parent / path).write_bytes(picture)
+        examples.append(Example(path, hf_hub_url(repo_id, path), label))
+    return examples
+
+
+def build_model(
+    folder: Path,
+    checkpoint: str,
+    repo_id: str,
+    tag: str,
+    *,
+    evaluations: Sequence[Path] = (),
+    hub_datasets: dict[str, str] | None = None,
+    licence: str | None = None,
+) -> None:
+    """Write a whole model repository.
+
+    Args:
+        folder: an empty folder.
+        checkpoint: folder or Hub name of a model with its processor; its `run.json` and `curves.png` are used.
+        repo_id: ORG/NAME on the Hub.
+        tag: name of this version.
+        evaluations: files of `evaluate_hf.py --output` about this checkpoint.
+        hub_datasets: corpus name -> the dataset's name on the Hub.
+        licence: of the weights; None takes what follows from the training corpus.
+
+    Raises:
+        ValueError: if the checkpoint is not whole, an evaluation is about other weights, or the licence is not known.
+    """
+    source = Path(checkpoint)
+    curves = source / "curves.png"
+    facts = Facts(
+        run=json.loads((source / "run.json").read_text(encoding="utf-8")) if (source / "run.json").is_file() else {},
+        evaluations=[read_evaluation(path, find_version(checkpoint).revision) for path in evaluations],
+        hub_datasets=hub_datasets or {},
+        licence=licence,
+        has_curves=curves.is_file(),
+    )
+    load_checkpoint(checkpoint).save_pretrained(folder)
+    load_processor(checkpoint).save_pretrained(folder)
+    for file in (ROOT / "serving").glob("*.*"):
+        shutil.copy(file, folder)
+    if facts.has_curves:
+        shutil.copy(curves, folder)
+    examples = draw_examples(folder / "examples", repo_id)
+    fill_card((ROOT / "model_card.md").read_text(encoding="utf-8"), repo_id, tag, facts, examples).save(
+        folder / "README.md"
+    )
+    for name, content in eval_results(facts).items():
+        (folder / ".eval_results").mkdir(exist_ok=True)
+        (folder / ".eval_results" / name).write_text(content, encoding="utf-8")
+
+
+def build_copy(folder: Path, source: Path) -> None:
+    """Copy a folder of this project that is a repository already.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    if not source.is_dir():
+        raise ValueError(f"there is no {source}; publish from a checkout of the project")
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        ValueError: if it does not name one repository of the form ORG/NAME.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", help="folder or Hub name of a model with its processor")
+    parser.add_argument("repo_id", nargs="?", metavar="ORG/NAME", help="model repository, created if it is missing")
+    parser.add_argument("--space", metavar="ORG/NAME", help="publish the demo page space/ instead of a model")
+    parser.add_argument("--metric", metavar=f"ORG/{METRIC}", help="publish the metric instead of a model")
+    parser.add_argument("--private", action="store_true", help="nobody else may see it")
+    parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write everything there, upload nothing")
+    parser.add_argument("--tag", help="name of this version (default: v and the version of this project)")
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.json",
+        help="results for the page, as evaluate_hf.py --output wrote them",
+    )
+    parser.add_argument(
+        "--dataset",
+        nargs="+",
+        default=[],
+        metavar="CORPUS=ORG/NAME",
+        help="where a corpus lies on the Hub; results on it are written to .eval_results too",
+    )
+    parser.add_argument("--license", help="of the weights, e.g. cc-by-nc-4.0 (default: from the training corpus)")
+    arguments = parser.parse_args(argv)
+    targets = [name for name in (arguments.repo_id, arguments.space, arguments.metric) if name]
+    if len(targets) != 1 or (arguments.checkpoint and not arguments.repo_id):
+        raise ValueError("pass either CHECKPOINT ORG/NAME, or --space ORG/NAME, or --metric ORG/NAME")
+    pairs = [pair.partition("=")[::2] for pair in arguments.dataset]
+    for name in (*targets, *(dataset for _, dataset in pairs)):
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise ValueError(f"{name!r} is no name on the Hub, expected ORG/NAME")
+    if arguments.metric and arguments.metric.split("/")[1] != METRIC:
+        raise ValueError(f"the metric is loaded by its name, so it has to be {METRIC}: --metric ORG/{METRIC}")
+    arguments.dataset = dict(pairs)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build the repository; upload it."""
+    arguments = parse_arguments(argv)
+    if not (ROOT / "model_card.md").is_file():
+        raise ValueError(f"{ROOT} is no checkout of the project, which publishing needs; clone it and start there")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    tag = arguments.tag or f"v{version}"
+    disable_progress_bar()  # transformers' own, for the moment of writing weights
+    repo_id, repo_type = arguments.repo_id, "model"
+    if not repo_id:
+        repo_id, repo_type = arguments.space or arguments.metric, "space"
+    with open_folder(arguments.dry_run) as folder:
+        if arguments.space:
+            build_copy(folder, ROOT / "space")
+        elif arguments.metric:
+            build_copy(folder, ROOT / "metric" / METRIC)
+        else:
+            build_model(
+                folder,
+                arguments.checkpoint,
+                repo_id,
+                tag,
+                evaluations=arguments.evaluation,
+                hub_datasets=arguments.dataset,
+                licence=arguments.license,
+            )
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            print(f"{path.stat().st_size:>12,}  {path.relative_to(folder)}")
+        if arguments.dry_run:
+            print(f"written to {folder}, nothing uploaded")
+        else:
+            url = upload_repository(folder, repo_id, repo_type, f"Publish {tag}", private=arguments.private, tag=tag)
+            print(f"published {url} as {tag}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, StrictDataclassError) as error:
+        sys.exit(f"error: {error}")
