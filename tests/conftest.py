@@ -130,7 +130,7 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpro
             stdin=subprocess.DEVNULL,  # whoever asks "do you trust this code?" gets no answer
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert hub is None or hub.unanswered == []
         return done
