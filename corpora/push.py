@@ -44,8 +44,8 @@ Drawn people with generated captions, for trying text-based person retrieval wit
 a person differ in camera, pose and light; captions name what one can see, in many wordings, and leave much out. Nobody
 here exists, and nothing in these drawings says how a model does on photographs.
 
-Made by `python -m corpora.push synthetic` of the distribution `ivt-person-retrieval`, from seed 0; the same command
-gives the same bytes.\
+Made by `python -m corpora.push synthetic` of the distribution `ivt-person-retrieval`, from seed 0; with one version of
+Pillow the same command gives the same bytes.\
 """
 LICENSED = """\
 {name}, converted from the folder that its authors distribute (`{file}` and its pictures). The pictures show people who
