@@ -51,8 +51,10 @@ def test_one_sentence_gives_a_list_and_several_a_list_of_lists(
 ) -> None:
     several = search(QUERIES, gallery=gallery)
     assert several == [search(query, gallery=gallery) for query in QUERIES]
-    assert several == search(QUERIES, gallery=gallery, batch_size=2)
     assert several == list(search((query for query in QUERIES), gallery=gallery))
+    for answers, in_batches in zip(several, search(QUERIES, gallery=gallery, batch_size=2), strict=True):
+        scores = {answer["index"]: answer["score"] for answer in answers}
+        assert {answer["index"]: answer["score"] for answer in in_batches} == pytest.approx(scores, abs=2e-6)
     assert len(several[0]) == len(gallery)  # fewer than top_k: all of them
 
 
