@@ -161,7 +161,7 @@ def _camera(match: re.Match[str]) -> str:
 
 
 def list_images(folder: str) -> list[str]:
-    """Find the image files in a folder and below, by their endings, sorted; hidden ones are left out.
+    """Find the image files in a folder and below, by their endings, sorted; without hidden ones and linked folders.
 
     Args:
         folder: path, or URI of an object storage.
@@ -172,12 +172,17 @@ def list_images(folder: str) -> list[str]:
     Raises:
         ValueError: if there is no such folder, or no image in it.
     """
+    folder = _absolute(folder)
     if "://" in folder:
-        paths = load_daft().from_glob_path(folder.rstrip("/") + "/**").select("path").to_pydict()["path"]
+        daft = load_daft()
+        try:
+            paths = daft.from_glob_path(folder.rstrip("/") + "/**").select("path").to_pydict()["path"]
+        except (OSError, daft.exceptions.DaftCoreException) as error:
+            raise ValueError(f"{folder!r} cannot be listed, expected a folder that holds images: {error}") from error
     else:
         if not os.path.isdir(folder):
             raise ValueError(f"{folder!r} is no folder, expected one that holds images")
-        walk = os.walk(os.path.abspath(folder), onerror=_raise, followlinks=True)
+        walk = os.walk(folder, onerror=_raise)
         paths = [posixpath.join(parent, name) for parent, _, names in walk for name in names]
     images = [path for path in paths if _is_image(path[len(folder) :])]
     if not images:
@@ -204,7 +209,7 @@ def crops_of_files(files: Iterable[str | os.PathLike[str]], root: str | None = N
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    path = os.fspath(path)
+    path = os.fspath(path).removeprefix("file://")
     return path if "://" in path else os.path.abspath(path)
 
 

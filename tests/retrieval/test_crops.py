@@ -12,6 +12,7 @@ from gallery_parts import draw
 from PIL import Image
 
 from retrieval.crops import Crop, Frame, PathFields, as_utc, find_crops
+from retrieval.engine import load_daft
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -37,6 +38,7 @@ def test_what_is_no_time_is_named() -> None:
 def test_folder_gives_every_image_file_by_its_path_below(make_crops) -> None:
     folder = make_crops("b/2.JPG", "b/1.png", "a #[1]%20é.jpg", ".hidden/3.jpg", "b/.4.jpg")
     (folder / "notes.txt").write_text("no picture")
+    (folder / "b/loop").symlink_to(folder)
     crops = list(find_crops(str(folder), camera="north", time=NOON))
     assert [crop.image_id for crop in crops] == ["a #[1]%20é.jpg", "b/1.png", "b/2.JPG"]
     assert [crop.uri for crop in crops] == [str(folder / crop.image_id) for crop in crops]
@@ -46,8 +48,26 @@ def test_folder_gives_every_image_file_by_its_path_below(make_crops) -> None:
 def test_relative_folder_gives_absolute_files(make_crops, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_crops("x/1.jpg")
     monkeypatch.chdir(folder.parent)
-    for relative in ("crops", "./crops/", Path("crops")):
+    for relative in ("crops", "./crops/", Path("crops"), f"file://{folder}"):
         assert find_crops(relative) == [Crop("x/1.jpg", str(folder / "x/1.jpg"))]
+
+
+def test_folder_of_an_object_storage_is_listed_by_daft(monkeypatch: pytest.MonkeyPatch) -> None:
+    daft = load_daft()
+    asked = []
+
+    def from_glob_path(pattern: str) -> object:
+        asked.append(pattern)
+        return daft.from_pydict({"path": [f"s3://bucket/crops/{name}" for name in ("b/2.jpg", "a/1.png", "x.txt")]})
+
+    monkeypatch.setattr(daft, "from_glob_path", from_glob_path)
+    for folder in ("s3://bucket/crops", "s3://bucket/crops/"):
+        crops = find_crops(folder)
+        assert [(crop.image_id, crop.uri) for crop in crops] == [
+            ("a/1.png", "s3://bucket/crops/a/1.png"),
+            ("b/2.jpg", "s3://bucket/crops/b/2.jpg"),
+        ]
+    assert asked == ["s3://bucket/crops/**"] * 2
 
 
 def test_files_are_named_below_the_folder_that_holds_them_all_each_once(make_crops) -> None:
