@@ -153,7 +153,8 @@ class Gallery:
             batch_size: pictures per call of the model.
             runner: "native" embeds with the threads of this machine, "ray" on a Ray cluster.
             address: of the cluster; None starts one on this machine.
-            progress: show a progress bar; it counts the pictures whose rows no crash can lose.
+            progress: show a progress bar; it counts the pictures whose rows no crash can lose, on a cluster those that
+                are embedded, which is committed a million at a time.
 
         Returns:
             Numbers of pictures added, changed, unchanged, removed, and the unreadable ones.

@@ -11,13 +11,13 @@ from itertools import groupby, islice
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from .crops import Crop
 from .engine import CROP_SCHEMA, Work, embed_crops, gallery_rows, hash_content
-from .store import any_of
+from .store import gallery_schema
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ class Indexer:
 
     def __init__(self, table: Any, work: Work, runner: str = "native", on_bad_image: str = "skip") -> None:
         self.table, self.runner, self.on_bad_image = table, runner, on_bad_image
+        self.width = table.schema.field("vector").type.list_size
         self.work = replace(work, known_version=table.version)
         columns = ["image_id", "uri", "content_hash", *KEPT_FIELDS]
         self.known = KnownRows(work.store.dataset(table.version).to_table(columns=columns))
@@ -148,7 +149,7 @@ class Indexer:
 
         Args:
             crops: the crops.
-            progress: show a progress bar; it counts what is acknowledged.
+            progress: show a progress bar; it counts what is acknowledged, on a cluster what is embedded.
 
         Returns:
             The files that the crops have.
@@ -178,6 +179,8 @@ class Indexer:
         outcomes, vanished, started = [], [], monotonic()
         for outcome in embed_crops(crop_table(crops), work):
             outcomes.append(outcome)
+            if self.runner == "ray":
+                bar.update(len(outcome))  # a portion is one commit; a bar that waited for it would say nothing
             enough = sum(map(len, outcomes)) >= COMMIT_ROWS or monotonic() - started >= COMMIT_SECONDS
             if enough and self.runner == "native":
                 vanished += self._commit(pa.Table.from_batches(outcomes), of_id, bar)
@@ -197,20 +200,22 @@ class Indexer:
         problems = zip(outcome["image_id"].to_pylist(), outcome["problem"].to_pylist(), strict=True)
         bad = {image_id: problem for image_id, problem in problems if problem is not None}
         new = outcome.filter(outcome["is_new"])
-        new_ids = new["image_id"].to_pylist()
-        old = [of_id[image_id] for image_id in hashes if image_id not in bad and image_id not in set(new_ids)]
+        new_crops = [of_id[image_id] for image_id in new["image_id"].to_pylist()]
+        embedded = {crop.image_id for crop in new_crops}
+        old = [of_id[image_id] for image_id in hashes if image_id not in embedded and image_id not in bad]
         unlike = [crop for crop in old if not self.known.has(crop, hashes[crop.image_id])]
-        copies = self._copy_vectors(unlike, hashes)
-        self._write(new, [of_id[image_id] for image_id in new_ids], copies)
+        copies = self._copy_vectors(unlike, [hashes[crop.image_id] for crop in unlike])
+        self._write(new, new_crops, copies)
 
-        written = [*new_ids, *copies["image_id"].to_pylist()]
+        written = embedded | set(copies["image_id"].to_pylist())
         num_changed = sum(image_id in self.known.of_id for image_id in written)
-        vanished = [crop for crop in unlike if crop.image_id not in set(written)]
+        vanished = [crop for crop in unlike if crop.image_id not in written]
         self.report.changed += num_changed
         self.report.added += len(written) - num_changed
         self.report.unchanged += len(old) - len(unlike)
         self.report.bad |= bad
-        bar.update(len(outcome) - len(vanished))
+        if self.runner == "native":
+            bar.update(len(outcome) - len(vanished))
         logger.info("acknowledged %d pictures, %d rows written", len(outcome) - len(vanished), len(written))
         if bad and self.on_bad_image == "error":
             image_id, problem = next(iter(bad.items()))
@@ -220,17 +225,17 @@ class Indexer:
             )
         return vanished
 
-    def _copy_vectors(self, crops: list[Crop], hashes: dict[str, str]) -> pa.Table:
+    def _copy_vectors(self, crops: list[Crop], hashes: list[str]) -> pa.Table:
         """Make rows of crops whose content the table has under another name, or with other fields."""
-        wanted = any_of("content_hash", {hashes[crop.image_id] for crop in crops} or [""])
-        columns = ["content_hash", "vector"]
-        found = self.work.store.dataset().to_table(columns=columns, filter=wanted)
-        of_hash = dict(zip(found["content_hash"].to_pylist(), found["vector"].to_numpy(), strict=True))
-        crops = [crop for crop in crops if hashes[crop.image_id] in of_hash]
-        width = self.table.schema.field("vector").type.list_size
-        vectors = np.array([of_hash[hashes[crop.image_id]] for crop in crops], np.float32).reshape(len(crops), width)
-        kept_hashes = pa.array([hashes[crop.image_id] for crop in crops], pa.string())
-        return gallery_rows(crop_table(crops), kept_hashes, vectors, self.work.model)
+        if not crops:
+            return gallery_schema(self.work.model, self.width).empty_table()
+        dataset = self.work.store.dataset()
+        present = dataset.to_table(columns=["content_hash"])["content_hash"].combine_chunks()
+        places = pc.index_in(pa.array(hashes), present)  # null where the content is gone
+        vectors = dataset.take(places.drop_null(), columns=["vector"])["vector"].combine_chunks()
+        found = crop_table(crops).filter(places.is_valid())
+        flat = vectors.flatten().to_numpy().reshape(-1, self.width)
+        return gallery_rows(found, pa.array(hashes).filter(places.is_valid()), flat, self.work.model)
 
     def _write(self, new: pa.Table, crops: list[Crop], copies: pa.Table) -> None:
         """Commit new rows: those that the cluster has written already, or those whose vectors are here."""
@@ -242,8 +247,7 @@ class Indexer:
             if fragments:
                 store.commit_fragments(fragments, [name for name in image_ids if name in self.known.of_id])
         elif len(new) or len(copies):
-            width = self.table.schema.field("vector").type.list_size
-            vectors = new["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+            vectors = new["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.width)
             hashes = new["content_hash"].combine_chunks()
             rows = gallery_rows(crop_table(crops), hashes, vectors, self.work.model)
             store.upsert(self.table, pa.concat_tables([rows, copies]))

@@ -7,12 +7,14 @@ Dimensions: D embedding width.
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .models import ModelVersion
 
@@ -55,6 +57,18 @@ def any_of(column: str, values: Iterable[str]) -> str:
     """SQL condition that a text column has one of some values."""
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
+
+
+def _ids_by_fragment(dataset: "LanceDataset", image_ids: Sequence[str]) -> dict[int, list[str]]:
+    """Tell which fragments hold some rows; a condition with the ids of all is slow on each fragment."""
+    if not image_ids:
+        return {}
+    rows = dataset.to_table(columns=["image_id"], with_row_address=True)
+    rows = rows.filter(pc.is_in(rows["image_id"], value_set=pa.array(image_ids)))
+    found = defaultdict(list)
+    for image_id, address in zip(rows["image_id"].to_pylist(), rows["_rowaddr"].to_pylist(), strict=True):
+        found[address >> 32].append(image_id)  # the upper half of an address is the fragment
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,19 +189,16 @@ class Store:
         from lance.fragment import FragmentMetadata
 
         dataset = self.dataset()
-        changed: dict[int, Any] = {}
-        removed: set[int] = set()
-        if replaced:
-            condition = any_of("image_id", replaced)
-            for fragment in dataset.get_fragments():
-                left = fragment.delete(condition)
-                if left is None:
-                    removed.add(fragment.fragment_id)
-                elif left != fragment.metadata:
-                    changed[fragment.fragment_id] = left
+        changed, removed = [], []
+        for fragment_id, image_ids in _ids_by_fragment(dataset, replaced).items():
+            left = dataset.get_fragment(fragment_id).delete(any_of("image_id", image_ids))
+            if left is None:
+                removed.append(fragment_id)
+            else:
+                changed.append(left)
         operation = lance.LanceOperation.Update(
-            removed_fragment_ids=sorted(removed),
-            updated_fragments=list(changed.values()),
+            removed_fragment_ids=removed,
+            updated_fragments=changed,
             new_fragments=[FragmentMetadata.from_json(fragment) for fragment in fragments],
         )
         options = dict(self.storage_options) or None
