@@ -172,7 +172,7 @@ def list_images(folder: str) -> list[str]:
     Raises:
         ValueError: if there is no such folder, or no image in it.
     """
-    folder = _absolute(folder)
+    folder = absolute(folder)
     if "://" in folder:
         daft = load_daft()
         try:
@@ -201,14 +201,15 @@ def _is_image(path: str) -> bool:
 
 def crops_of_files(files: Iterable[str | os.PathLike[str]], root: str | None = None) -> list[Crop]:
     """Name files by their path below `root`, or below the folder that holds them all; each file once."""
-    uris = list(dict.fromkeys(_absolute(path) for path in files))
+    uris = list(dict.fromkeys(absolute(path) for path in files))
     if not uris:
         raise ValueError("there are 0 files, expected at least one")
-    root = posixpath.commonpath([posixpath.dirname(uri) for uri in uris]) if root is None else _absolute(root)
+    root = posixpath.commonpath([posixpath.dirname(uri) for uri in uris]) if root is None else absolute(root)
     return [Crop(uri[len(root.rstrip("/")) + 1 :], uri) for uri in uris]
 
 
-def _absolute(path: str | os.PathLike[str]) -> str:
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Make a path absolute; a URI stays as it is."""
     path = os.fspath(path).removeprefix("file://")
     return path if "://" in path else os.path.abspath(path)
 
@@ -216,7 +217,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 def folder_of(source: Any) -> str | None:
     """The absolute path or URI of a folder, None if something else is given."""
     is_folder = isinstance(source, str | os.PathLike) and not os.path.isfile(source)
-    return _absolute(source) if is_folder else None
+    return absolute(source) if is_folder else None
 
 
 def crops_of_dataset(dataset: datasets.Dataset | datasets.IterableDataset) -> Iterator[Crop]:
@@ -233,7 +234,7 @@ def crops_of_dataset(dataset: datasets.Dataset | datasets.IterableDataset) -> It
     for row in dataset.cast_column("image", datasets.Image(decode=False)):
         path, data = row["image"]["path"], row["image"]["bytes"]
         image_id = row.get("image_id") or path or hashlib.sha256(data).hexdigest()[:32]
-        place = {"image": data} if data is not None else {"uri": _absolute(path)}
+        place = {"image": data} if data is not None else {"uri": absolute(path)}
         yield Crop(str(image_id), **place, **_known_fields(row))
 
 
@@ -272,7 +273,7 @@ def crops_of_frames(frames: Iterable[Any], camera: str | None = None, time: Any 
             image_id = "/".join(filter(None, (camera, moment, hashlib.sha256(data).hexdigest()[:16])))
             uri = None
             if isinstance(frame.image, str | os.PathLike):  # a media fragment: https://www.w3.org/TR/media-frags/
-                uri = f"{_absolute(frame.image)}#xywh={left},{top},{right - left},{bottom - top}"
+                uri = f"{absolute(frame.image)}#xywh={left},{top},{right - left},{bottom - top}"
             yield Crop(image_id, uri, data, camera, taken, None if track_id is None else str(track_id))
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from corpora.rows import check_choice, first_few
 
-from .crops import Box, PathFields, as_utc, find_crops, folder_of
+from .crops import Box, PathFields, absolute, as_utc, find_crops, folder_of
 from .embedding import embed_texts
 from .engine import CROP_SCHEMA, Work, decode, read_crops, start_engine
 from .indexing import ON_BAD_IMAGE, Indexer, IndexReport
@@ -79,7 +79,7 @@ class Gallery:
         device: str | None = None,
         storage_options: dict[str, str] | None = None,
     ) -> None:
-        self.store = Store(os.fspath(uri), tuple(sorted((storage_options or {}).items())))
+        self.store = Store(absolute(uri), tuple(sorted((storage_options or {}).items())))
         self.device = device
         self._table: Table | None = None
         self._wanted_model = (model, revision)

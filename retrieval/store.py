@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 VECTOR_INDEX = "vector_idx"
 INDEXES = ("IVF_HNSW_SQ", "IVF_PQ")
+# With it two processes that add the same picture at the same time notice each other.
+PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 IDS_PER_CONDITION = 1000  # image ids that one SQL condition names
 
 
@@ -37,7 +39,7 @@ def gallery_schema(model: ModelVersion, width: int) -> pa.Schema:
     """
     return pa.schema(
         [
-            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("image_id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
             pa.field("uri", pa.string()),
             pa.field("image", pa.large_binary()),  # encoded, where the picture has no file of its own
             pa.field("vector", pa.list_(pa.float32(), width), nullable=False),  # of unit length

@@ -2,7 +2,9 @@
 
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from PIL import Image
 from retrieval import Gallery, embed_images, embed_texts, engine, gallery, indexing, rank_gallery
 from retrieval.indexing import IndexReport
 from retrieval.models import find_version, load_model
+from retrieval.store import gallery_schema
 
 QUERY = "a woman in a red coat"
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -224,6 +227,26 @@ def test_gallery_that_is_not_there_is_empty_and_cannot_be_searched(people: Galle
     assert list(tmp_path.iterdir()) == []  # looking made nothing
 
 
+def test_two_writers_of_the_same_pictures_write_each_once(people: Gallery, checkpoint: str) -> None:
+    version = people.model_version
+    store, schema = people.store, gallery_schema(version, 32)
+    store.create(schema)
+    row = {"vector": np.eye(32)[0], "content_hash": "", "model_name": version.name, "model_revision": version.revision}
+    barrier = threading.Barrier(2)
+
+    def write() -> None:
+        table = store.open()
+        for number in range(8):
+            batch = pa.Table.from_pylist([row | {"image_id": f"{number}-{i}"} for i in range(5)], schema=schema)
+            barrier.wait()
+            store.upsert(table, batch)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write) for _ in range(2)]:
+            done.result()
+    assert len(people) == 40 and people.verify(pictures=False) == {}
+
+
 def test_gallery_sees_what_another_process_added(people: Gallery, make_crops, checkpoint: str) -> None:
     other = Gallery(people.store.uri, checkpoint)
     people.add(make_crops("1.png"), progress=False)
@@ -232,7 +255,7 @@ def test_gallery_sees_what_another_process_added(people: Gallery, make_crops, ch
     assert len(other) == 0
 
 
-@pytest.mark.parametrize("uri", ["people", "people.lance/", ".lance"])
+@pytest.mark.parametrize("uri", ["people", "people.lance/crops", ".lance"])
 def test_uri_must_end_in_lance(uri: str) -> None:
     with pytest.raises(ValueError, match="ends in .lance"):
         Gallery(uri)

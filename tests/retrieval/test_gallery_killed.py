@@ -12,6 +12,7 @@ from retrieval import Gallery
 from retrieval.indexing import IndexReport
 from retrieval.models import find_version
 
+REPO = Path(__file__).parents[2]
 NUM_PICTURES = 5 * ROWS_PER_BATCH
 NAMES = [f"{number:02}.png" for number in range(NUM_PICTURES)]
 # point -> rows that are in the table, of those that were acknowledged and of those that were not
@@ -37,7 +38,7 @@ def killed(
         draw(number).save(folder / "crops" / name)
     script = Path(__file__).with_name("index_until_killed.py")
     arguments = (folder / "crops", checkpoint, other_checkpoint, folder, *INDEXING, *CONVERTING)
-    done = run_python(script, *arguments, cwd=folder, sees_repo=True)
+    done = run_python(script, *arguments, cwd=folder, python_path=REPO)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -11,6 +11,7 @@ from index_on_ray import ROWS_PER_TASK, WRITTEN_WHEN_KILLED
 from retrieval import Gallery, embed_images
 from retrieval.models import find_version, load_model
 
+REPO = Path(__file__).parents[2]
 NUM_TASKS = 12
 
 
@@ -26,7 +27,7 @@ def test_killed_worker_loses_nothing_and_writes_nothing_twice(
     expected = embed_images(*load_model(find_version(checkpoint)), files, progress=False)
 
     script = Path(__file__).with_name("index_on_ray.py")
-    done = run_python(script, folder, checkpoint, uri, cwd=tmp_path, sees_repo=True)
+    done = run_python(script, folder, checkpoint, uri, cwd=tmp_path, python_path=REPO)
     assert done.returncode == 0, done.stderr
     (outcome,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert WRITTEN_WHEN_KILLED <= outcome["written"] < NUM_TASKS
