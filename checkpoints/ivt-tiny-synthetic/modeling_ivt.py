@@ -1,0 +1,520 @@
+"""IVT: one transformer for images and captions (Shu et al., "See Finer, See More", ECCV Workshops 2022, 2208.08608).
+
+Written from the paper's formulas. In every block LayerNorm 1, the attention and LayerNorm 2 serve both modalities and
+each modality has a feed-forward of its own:
+
+    X' = MSA(LN1(X)) + X
+    Y  = FFN_modality(LN2(X')) + X'
+
+Letters: B batch, I images, T texts, N image tokens ([CLS] + patches), L text tokens, S tokens of either modality,
+K tokens kept, D width, H heads. Patch grids are (rows, columns) = (height, width); image token 1 + row * columns +
+column is the patch at (row, column).
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_ivt import IVTConfig
+from .losses_ivt import cmpm_loss
+
+MODALITIES = ("image", "text")
+
+
+@dataclass
+class IVTOutput(ModelOutput):
+    """What [`IVTModel`] returns; what belongs to a modality that was not given is None.
+
+    Attributes:
+        loss: scalar CMPM loss, if `return_loss=True`.
+        logits_per_image: (I, T), cosine of image and text times `config.logit_scale`.
+        logits_per_text: (T, I), its transpose.
+        image_embeds: (I, D), the [CLS] outputs, not normalised (CMPM reads their length).
+        text_embeds: (T, D), likewise.
+        image_model_output: hidden states and attentions of the images.
+        text_model_output: hidden states and attentions of the texts.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are not None, model outputs as tuples too."""
+        return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
+
+
+def sample_keep_positions(
+    num_tokens: int, bmm_ratio: float, batch_size: int | None = None, device: torch.device | None = None
+) -> torch.Tensor:
+    """Bidirectional mask modeling ("see more"): draw the token positions that stay visible.
+
+    The number of hidden tokens is uniform in 0 … floor(bmm_ratio * num_tokens); position 0, [CLS], is never hidden.
+
+    Args:
+        num_tokens: length S of the sequence with [CLS].
+        bmm_ratio: largest share of hidden tokens, in [0, 1).
+        batch_size: B draws other positions for every sample, None the same for the whole batch (the reference).
+        device: where the result lies; the drawing itself is on the CPU, so no device is waited for.
+
+    Returns:
+        Ascending positions, (K,) or (B, K) int64.
+    """
+    num_hidden = int(torch.randint(int(bmm_ratio * num_tokens) + 1, ()))
+    # the patches and words with the smallest random numbers are hidden, [CLS] stands in front of the rest
+    order = torch.rand(batch_size or 1, num_tokens - 1).argsort(dim=-1)[:, num_hidden:].sort(dim=-1).values + 1
+    keep = nn.functional.pad(order, (1, 0))
+    return (keep[0] if batch_size is None else keep).to(device)
+
+
+def gather_tokens(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Keep the tokens at `positions` (K,) or (B, K) of `tokens` (B, S) or (B, S, D)."""
+    if positions.ndim == 1:
+        return tokens.index_select(1, positions)
+    return tokens[torch.arange(len(tokens), device=tokens.device)[:, None], positions]
+
+
+def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
+    """Stochastic depth (Huang et al. 2016): in training, skip a residual `branch` (B, S, D) for a share of samples."""
+    if rate == 0.0 or not training:
+        return branch
+    kept = torch.rand(len(branch), 1, 1, device=branch.device) >= rate
+    return branch * kept.to(branch.dtype) / (1.0 - rate)
+
+
+class IVTImageEmbeddings(nn.Module):
+    """Pixels to image tokens: patches by a convolution, [CLS] in front, plus position and type embeddings."""
+
+    def __init__(self, config: IVTConfig):
+        super().__init__()
+        self.config = config
+        rows, columns = config.patch_grid
+        self.patch_embeddings = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_stride
+        )
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
+        self.type_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
+
+    def _resized(self, embeddings: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Resize the patch part of (1, 1 + rows * columns, D) bilinearly to another (rows, columns)."""
+        cls, patches = embeddings[:, :1], embeddings[:, 1:]
+        patches = patches.unflatten(1, self.config.patch_grid).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+        patches = nn.functional.interpolate(patches.float(), size=grid, mode="bilinear", align_corners=False)
+        return torch.cat([cls, patches.to(cls.dtype).flatten(2).transpose(1, 2)], dim=1)
+
+    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        """(B, C, height, width) to (B, N, D)."""
+        height, width = pixel_values.shape[-2:]
+        added = self.position_embeddings + self.type_embeddings
+        if (height, width) != tuple(self.config.image_size):
+            if not interpolate_pos_encoding:
+                expected = " x ".join(map(str, self.config.image_size))
+                raise ValueError(
+                    f"images are {height} x {width} pixels (height x width), the model is made for {expected}; "
+                    "resize them with the image processor or pass interpolate_pos_encoding=True"
+                )
+            added = self._resized(added, self.config.patch_grid_for(height, width))
+        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
+        patches = patches.flatten(2).transpose(1, 2)  # (B, rows * columns, D)
+        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + added
+
+
+class IVTTextEmbeddings(nn.Module):
+    """WordPiece ids to text tokens, as BERT does: word + position + token type, LayerNorm, dropout."""
+
+    def __init__(self, config: IVTConfig):
+        super().__init__()
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.text_layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, L) to (B, L, D)."""
+        length, longest = input_ids.shape[1], self.config.max_position_embeddings
+        if length > longest:
+            raise ValueError(
+                f"text has {length} tokens, the model holds {longest}; pass truncation=True to the processor"
+            )
+        positions = torch.arange(length, device=input_ids.device)
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        embeds = self.word_embeddings(input_ids) + self.position_embeddings(positions)
+        return self.dropout(self.layernorm(embeds + self.token_type_embeddings(types)))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention that also returns its weights: (B, S, H, D / H) and (B, H, S, S)."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class IVTAttention(nn.Module):
+    """Multi-head self-attention, shared by the modalities."""
+
+    is_causal = False  # read by transformers' attention functions
+
+    def __init__(self, config: IVTConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, num_queries: int, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, S, D) to the first Q = `num_queries` outputs (B, Q, D) and their weights (B, H, Q, S) or None."""
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_dim))  # (B, S, 3, H, D / H)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, S, D / H)
+        if attention_mask is not None and attention_mask.ndim == 4:
+            attention_mask = attention_mask[:, :, :num_queries]
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        context, weights = attend(
+            self,
+            query[:, :, :num_queries],
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.proj(context.flatten(2)), weights
+
+
+class IVTFeedForward(nn.Module):
+    """The feed-forward of one modality."""
+
+    def __init__(self, config: IVTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, S, D) to (B, S, D)."""
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+def per_modality(build: Callable[[], nn.Module]) -> nn.ModuleDict:
+    """A module of its own for each modality."""
+    return nn.ModuleDict({modality: build() for modality in MODALITIES})
+
+
+def shared(config: IVTConfig, build: Callable[[], nn.Module]) -> nn.Module:
+    """One module for both modalities, or one for each where `config.shared_attention` is off."""
+    return build() if config.shared_attention else per_modality(build)
+
+
+def serving(module: nn.Module, modality: str) -> nn.Module:
+    """What serves a modality: its own of the `per_modality` modules, or the one for both."""
+    return module[modality] if isinstance(module, nn.ModuleDict) else module
+
+
+class IVTBlock(GradientCheckpointingLayer):
+    """Pre-norm transformer block: norms and attention shared, a feed-forward per modality (paper sec. 3.1).
+
+    Where `config.shared_attention` is off, norms and attention are per modality as well.
+    """
+
+    def __init__(self, config: IVTConfig, drop_path_rate: float):
+        super().__init__()
+        layernorm = partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_before = shared(config, layernorm)
+        self.attention = shared(config, partial(IVTAttention, config))
+        self.layernorm_after = shared(config, layernorm)
+        self.feed_forward = per_modality(partial(IVTFeedForward, config))
+        self.drop_path_rate = drop_path_rate
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        modality: str,
+        num_queries: int,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """(B, S, D) to the first `num_queries` tokens of the block's output (B, Q, D)."""
+        attention, normed = serving(self.attention, modality), serving(self.layernorm_before, modality)(hidden_states)
+        attended, _ = attention(normed, attention_mask, num_queries, **kwargs)
+        hidden_states = hidden_states[:, :num_queries] + drop_path(attended, self.drop_path_rate, self.training)
+        branch = serving(self.feed_forward, modality)(serving(self.layernorm_after, modality)(hidden_states))
+        return hidden_states + drop_path(branch, self.drop_path_rate, self.training)
+
+
+class IVTPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and the abilities `transformers` asks a model class about."""
+
+    config: IVTConfig
+    config_class = IVTConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["IVTBlock", "IVTImageEmbeddings", "IVTTextEmbeddings"]
+    _input_embed_layer = "word_embeddings"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": IVTBlock, "attentions": IVTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal with `initializer_range` everywhere, LayerNorms 1 and 0, biases 0."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, nn.Conv2d):
+            init.normal_(module.weight, std=std)
+            init.zeros_(module.bias)
+        elif isinstance(module, IVTImageEmbeddings):
+            for parameter in (module.cls_token, module.position_embeddings, module.type_embeddings):
+                init.normal_(parameter, std=std)
+
+
+class IVTModel(IVTPreTrainedModel):
+    """Images and captions into one space: the cosine of two embeddings says how well a sentence fits a person.
+
+    The embedding of an image or a caption is its [CLS] output after the last, shared LayerNorm: `hidden_size` numbers,
+    no projection. In training a random share of the tokens is hidden (`bmm_ratio`), never [CLS].
+    """
+
+    def __init__(self, config: IVTConfig):
+        super().__init__(config)
+        self.image_embeddings = IVTImageEmbeddings(config)
+        self.text_embeddings = IVTTextEmbeddings(config)
+        depth = config.num_hidden_layers
+        self.layers = nn.ModuleList(
+            [IVTBlock(config, config.drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
+        )
+        self.layernorm = shared(config, partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.text_embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.text_embeddings.word_embeddings = value
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save weights, config and code files as [`PreTrainedModel.save_pretrained`] does, arguments included."""
+        # A class registers for one Auto class; the zero-shot pipeline asks config.json for another one as well.
+        entry = {"AutoModelForZeroShotImageClassification": "modeling_ivt.IVTModel"}
+        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **entry}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _keep_positions(self, tokens: torch.Tensor, bmm_ratio: float | None) -> torch.Tensor | None:
+        """Positions that stay visible in this training step, None for all: hiding is for training only."""
+        ratio = self.config.bmm_ratio if bmm_ratio is None else bmm_ratio
+        if not self.training or ratio == 0:
+            return None
+        batch_size = len(tokens) if self.config.bmm_per_sample else None
+        return sample_keep_positions(tokens.shape[1], ratio, batch_size, tokens.device)
+
+    def _encode(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        modality: str,
+        cls_only: bool,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Pass (B, S, D) tokens through the blocks and the last LayerNorm."""
+        if len(hidden_states) == 0:
+            raise ValueError(f"the batch has no {modality}s, expected at least one; leave empty batches out")
+        wants_weights = kwargs.get("output_attentions", self.config.output_attentions)
+        if wants_weights and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"attention weights are not computed by attn_implementation={self.config._attn_implementation!r}; "
+                "call model.set_attn_implementation('eager') first"
+            )
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            num_queries = 1 if cls_only and i == last else hidden_states.shape[1]
+            hidden_states = layer(hidden_states, attention_mask, modality, num_queries, **kwargs)
+        hidden_states = serving(self.layernorm, modality)(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        bmm_ratio: float | None = None,
+        keep_positions: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        cls_only: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Embed images.
+
+        Args:
+            pixel_values: (B, C, height, width), normalised by [`IVTImageProcessor`].
+            bmm_ratio: in training, hide up to this share of the tokens; None takes `config.bmm_ratio`.
+            keep_positions: (K,) or (B, K) token positions to see instead of all, ascending, 0 = [CLS] first.
+            interpolate_pos_encoding: accept images of another size, with the position grid resized bilinearly.
+            cls_only: compute only [CLS] in the last block: same embedding, less work, `last_hidden_state` (B, 1, D).
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            `pooler_output` (B, D) is the embedding, not normalised; `last_hidden_state` (B, N, D).
+
+        Raises:
+            ValueError: if the images are of another size than the model's and `interpolate_pos_encoding` is False.
+        """
+        tokens = self.image_embeddings(pixel_values, interpolate_pos_encoding)
+        if keep_positions is None:
+            keep_positions = self._keep_positions(tokens, bmm_ratio)
+        if keep_positions is not None:
+            tokens = gather_tokens(tokens, keep_positions)
+        return self._encode(tokens, None, "image", cls_only, **kwargs)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        bmm_ratio: float | None = None,
+        keep_positions: torch.Tensor | None = None,
+        cls_only: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Embed captions.
+
+        Args:
+            input_ids: (B, L) WordPiece ids, [CLS] first.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; None means no padding.
+            token_type_ids: (B, L) BERT token types, all 0 if left out.
+            bmm_ratio: in training, hide up to this share of the tokens; None takes `config.bmm_ratio`.
+            keep_positions: (K,) or (B, K) token positions to see instead of all, ascending, 0 = [CLS] first.
+            cls_only: compute only [CLS] in the last block: same embedding, less work, `last_hidden_state` (B, 1, D).
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            `pooler_output` (B, D) is the embedding, not normalised; `last_hidden_state` (B, L, D).
+
+        Raises:
+            ValueError: if a text is longer than `config.max_position_embeddings`.
+        """
+        tokens = self.text_embeddings(input_ids, token_type_ids)
+        if keep_positions is None:
+            keep_positions = self._keep_positions(tokens, bmm_ratio)
+        if keep_positions is not None:
+            tokens = gather_tokens(tokens, keep_positions)
+            attention_mask = None if attention_mask is None else gather_tokens(attention_mask, keep_positions)
+        mask = create_bidirectional_mask(self.config, tokens, attention_mask)
+        return self._encode(tokens, mask, "text", cls_only, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        person_ids: torch.Tensor | None = None,
+        text_person_ids: torch.Tensor | None = None,
+        return_loss: bool = False,
+        bmm_ratio: float | None = None,
+        interpolate_pos_encoding: bool = False,
+        cls_only: bool = False,
+        **kwargs: Any,
+    ) -> IVTOutput:
+        """Embed images, texts or both, and compare them.
+
+        Args:
+            input_ids: (T, L), see `get_text_features`.
+            pixel_values: (I, C, height, width), see `get_image_features`.
+            attention_mask: (T, L).
+            token_type_ids: (T, L).
+            person_ids: (I,) integers, the person on each image; needed for the loss.
+            text_person_ids: (T,) integers, the person each text describes; needed for the loss where T != I.
+            return_loss: compute the CMPM loss.
+            bmm_ratio: in training, hide up to this share of the tokens; None takes `config.bmm_ratio`.
+            interpolate_pos_encoding: accept images of another size.
+            cls_only: compute only [CLS] in the last block.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            [`IVTOutput`].
+
+        Raises:
+            ValueError: if neither modality is given, or the loss is asked for without both or without `person_ids`.
+        """
+        if pixel_values is None and input_ids is None:
+            raise ValueError("nothing to embed: pass pixel_values, input_ids or both")
+        images = texts = logits = loss = None
+        if pixel_values is not None:
+            images = self.get_image_features(
+                pixel_values,
+                bmm_ratio=bmm_ratio,
+                interpolate_pos_encoding=interpolate_pos_encoding,
+                cls_only=cls_only,
+                return_dict=True,
+                **kwargs,
+            )
+        if input_ids is not None:
+            texts = self.get_text_features(
+                input_ids,
+                attention_mask,
+                token_type_ids,
+                bmm_ratio=bmm_ratio,
+                cls_only=cls_only,
+                return_dict=True,
+                **kwargs,
+            )
+        if images is not None and texts is not None:
+            directions = [nn.functional.normalize(output.pooler_output, dim=-1) for output in (images, texts)]
+            logits = self.config.logit_scale * directions[0] @ directions[1].T  # (I, T)
+        if return_loss:
+            if logits is None or person_ids is None:
+                raise ValueError("return_loss=True needs pixel_values, input_ids and person_ids")
+            loss = cmpm_loss(images.pooler_output, texts.pooler_output, person_ids, text_person_ids)
+        return IVTOutput(
+            loss=loss,
+            logits_per_image=logits,
+            logits_per_text=None if logits is None else logits.T,
+            image_embeds=None if images is None else images.pooler_output,
+            text_embeds=None if texts is None else texts.pooler_output,
+            image_model_output=images,
+            text_model_output=texts,
+        )
+
+
+__all__ = ["IVTModel", "IVTOutput", "IVTPreTrainedModel"]
