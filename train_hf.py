@@ -27,13 +27,10 @@ from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from corpora import load_corpus
-from modeling_ivt import IVTConfig, IVTModel
-from modeling_ivt.checkpoints import load_checkpoint
-from processing import IVTImageProcessor, IVTProcessor
+from processing import IVTProcessor
 from processing.batches import PairCollator, TrainingPairs
 from processing.caption_augmentation import CaptionAugmentation
 from processing.levels import add_levels
@@ -43,6 +40,7 @@ from retrieval.evaluation import evaluate_retrieval
 from training.backward import backward
 from training.checkpoints import Progress, find_checkpoints, open_output, resume, save_checkpoint, save_model
 from training.distributed import build_accelerator, embed_in_shares, prepare
+from training.initialization import build_model
 from training.objectives import Objective
 from training.optimization import build_optimizer, learning_rate_factor
 from training.recipe import Recipe, RunPaths, parse_arguments
@@ -56,40 +54,6 @@ def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset, Dataset]:
     train = load_corpus(recipe.corpus, paths.corpus_root, "train", **options, **train_options)
     validation = load_corpus(recipe.corpus, paths.corpus_root, "val", **options)
     return add_levels(train), validation
-
-
-def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel, IVTProcessor]:
-    """The model, new or from `recipe.init`, and the processor that fits it."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer, model_max_length=recipe.max_text_tokens)
-    except OSError as error:
-        raise ValueError(
-            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} and cannot be had from the Hub; start in "
-            f"the folder the recipe's paths are meant from, or pass --tokenizer. The Hub said: {error}"
-        ) from error
-    if recipe.init is None:
-        vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        model = IVTModel(IVTConfig(**(vocabulary | model_fields)))
-        if recipe.embedding_length:  # what leaves a LayerNorm has length weight * sqrt(width)
-            for name, parameter in model.layernorm.named_parameters():
-                if name.endswith("weight"):
-                    nn.init.constant_(parameter, recipe.embedding_length / math.sqrt(model.config.hidden_size))
-    else:
-        model = load_checkpoint(recipe.init, dtype=torch.float32, **model_fields)
-    if len(tokenizer) != model.config.vocab_size:
-        raise ValueError(
-            f"tokenizer {recipe.tokenizer} has {len(tokenizer)} tokens, the model knows {model.config.vocab_size}; "
-            "name the tokenizer that belongs to the model"
-        )
-    if recipe.max_text_tokens > model.config.max_position_embeddings:
-        raise ValueError(
-            f"max_text_tokens is {recipe.max_text_tokens}, the model holds {model.config.max_position_embeddings}; "
-            "lower it or raise model.max_position_embeddings"
-        )
-    if recipe.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    height, width = model.config.image_size
-    return model, IVTProcessor(IVTImageProcessor(size={"height": height, "width": width}), tokenizer)
 
 
 def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_processes: int) -> DataLoader:
@@ -180,7 +144,9 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
         logging.disable(logging.WARNING)  # once is enough
     output_dir = Path(paths.output_dir)
     set_seed(recipe.seed)  # the same first weights in every process
-    model, processor = build_model(recipe, model_fields)
+    model, processor, origin = build_model(recipe, model_fields)
+    for line in origin:
+        accelerator.print(line)
     with accelerator.main_process_first():  # the first one draws, decodes and caches, the others read
         if accelerator.is_main_process:
             open_output(output_dir, recipe, model_fields, paths.resume)

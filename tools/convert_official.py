@@ -12,213 +12,17 @@ every parameter of the network is found and every key of the file is used or kno
 
 import argparse
 import os
-import pickle
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_ivt import IVTConfig, IVTModel
+from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor
-
-# Our parameter names (regular expressions) -> the authors' key names.
-KEY_NAMES = (
-    (r"^image_embeddings\.patch_embeddings", "encoder_vl.patch_embed.proj"),
-    (r"^image_embeddings\.cls_token", "encoder_vl.cls_token"),
-    (r"^image_embeddings\.position_embeddings", "encoder_vl.pos_embed"),
-    (r"^image_embeddings\.type_embeddings", "encoder_vl.type_embed"),
-    (r"^text_embeddings\.layernorm", "encoder_vl.embeddings.LayerNorm"),
-    (r"^text_embeddings", "encoder_vl.embeddings"),
-    (r"^layers", "encoder_vl.blocks"),
-    (r"^layernorm", "encoder_vl.norm"),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.attention\.", ".attn."),
-    (r"\.feed_forward\.image\.", ".mlp_vis."),
-    (r"\.feed_forward\.text\.", ".mlp_txt."),
-)
-
-# Keys that matter for training only (regular expressions), and what they are.
-NOT_NEEDED = (
-    (r"temp", "temperature of a training loss"),
-    (r"classifier_img\..+", "identity classifier of the training"),
-    (r"bottleneck_img\..+", "batch normalisation before that classifier"),
-    (r"encoder_vl\.embeddings\.position_ids", "only the numbers 0, 1, 2, …"),
-)
-
-
-class _Placeholder:
-    """Takes the place of numpy numbers and types in the file (`best_acc` is one), so that no code of numpy runs."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-# numpy.core became numpy._core in numpy 2
-PLACEHOLDERS = [
-    (_Placeholder, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-]
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read a checkpoint without running pickled code.
-
-    Args:
-        path: file that holds `{"state_dict": …, …}` or the state dict itself.
-
-    Returns:
-        Tensors by key, a leading `module.` removed, and the names of what lies beside the state dict.
-
-    Raises:
-        ValueError: if the file is no checkpoint, or holds anything but tensors, numbers and plain containers.
-        OSError: if the file cannot be opened.
-    """
-    try:
-        with torch.serialization.safe_globals(PLACEHOLDERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch and pickle name no smaller set for what a damaged file raises
-        foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if foreign:
-            raise ValueError(
-                f"{path} refused: it asks to run {foreign[1]} while it is read, and pickled code is never run here; "
-                "pass a file that holds tensors, numbers and plain containers only"
-            ) from error
-        raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged, no PyTorch checkpoint, or asks for more "
-            "than tensors, numbers and plain containers; nothing pickled in it was run"
-        ) from error
-    state, beside = content, []
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        state, beside = content["state_dict"], [str(key) for key in content if key != "state_dict"]
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds no state dict but {type(state).__name__}; expected names and tensors")
-    strange = [str(key) for key, value in state.items() if not (isinstance(key, str) and torch.is_tensor(value))]
-    if strange:
-        raise ValueError(f"{path}: expected only tensors in the state dict, these are none: {', '.join(strange)}")
-    tensors = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    if len(tensors) < len(state):
-        raise ValueError(f"{path} has keys both with and without 'module.' in front; keep one of each")
-    return tensors, beside
-
-
-def official_key(parameter: str) -> str:
-    """The authors' key of one of our parameters."""
-    for ours, theirs in KEY_NAMES:
-        parameter = re.sub(ours, theirs, parameter)
-    return parameter
-
-
-def parameter_shapes(**config: Any) -> dict[str, torch.Size]:
-    """Shapes of the network's parameters by the authors' keys, computed without memory."""
-    with torch.device("meta"):
-        model = IVTModel(IVTConfig(**config))
-    return {official_key(name): tensor.shape for name, tensor in model.state_dict().items()}
-
-
-def account_for_keys(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Compare the keys with the network's.
-
-    Returns:
-        Depth and `qkv_bias` as config fields, and the unused keys with the reason why each is not needed.
-
-    Raises:
-        ValueError: naming every key nobody knows and every parameter that is missing.
-    """
-    blocks = [int(match[1]) for key in tensors if (match := re.match(r"encoder_vl\.blocks\.(\d+)\.", key))]
-    sizes = {
-        "num_hidden_layers": max(blocks, default=0) + 1,
-        "qkv_bias": any(key.endswith(".attn.qkv.bias") for key in tensors),
-    }
-    expected = parameter_shapes(**sizes)
-    missing = [key for key in expected if key not in tensors]
-    unused, unknown = [], []
-    for key in tensors.keys() - expected.keys():
-        reason = next((reason for pattern, reason in NOT_NEEDED if re.fullmatch(pattern, key)), None)
-        if reason is None:
-            unknown.append(key)
-        else:
-            unused.append((key, reason))
-    problems = []
-    if missing:
-        problems.append(f"parameters not found ({len(missing)}): {', '.join(missing)}")
-    if unknown:
-        problems.append(f"keys that are not used and not known ({len(unknown)}): {', '.join(sorted(unknown))}")
-    if problems:
-        raise ValueError("this is not a whole IVT checkpoint of the authors; " + "; ".join(problems))
-    return sizes, sorted(unused)
-
-
-def read_sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
-    """Config fields that the shapes tell.
-
-    Raises:
-        ValueError: if a tensor they are read from has the wrong number of axes, or patches are not square.
-    """
-    axes = {
-        "encoder_vl.patch_embed.proj.weight": 4,
-        "encoder_vl.pos_embed": 3,
-        "encoder_vl.blocks.0.mlp_vis.fc1.weight": 2,
-        "encoder_vl.embeddings.word_embeddings.weight": 2,
-        "encoder_vl.embeddings.position_embeddings.weight": 2,
-        "encoder_vl.embeddings.token_type_embeddings.weight": 2,
-    }
-    for key, number in axes.items():
-        if tensors[key].ndim != number:
-            raise ValueError(f"{key} has shape {tuple(tensors[key].shape)}, expected {number} axes")
-    width, channels, patch_size, patch_width = tensors["encoder_vl.patch_embed.proj.weight"].shape
-    if patch_size != patch_width:
-        raise ValueError(f"patches are {patch_size} x {patch_width} pixels, the model needs square ones")
-    return {
-        "hidden_size": width,
-        "num_channels": channels,
-        "patch_size": patch_size,
-        "intermediate_size": len(tensors["encoder_vl.blocks.0.mlp_vis.fc1.weight"]),
-        "vocab_size": len(tensors["encoder_vl.embeddings.word_embeddings.weight"]),
-        "max_position_embeddings": len(tensors["encoder_vl.embeddings.position_embeddings.weight"]),
-        "type_vocab_size": len(tensors["encoder_vl.embeddings.token_type_embeddings.weight"]),
-    }
-
-
-def check_grid(config: IVTConfig, num_positions: int) -> None:
-    """Raise ValueError if image size and stride do not give the number of position embeddings in the file."""
-    rows, columns = config.patch_grid
-    if num_positions != 1 + rows * columns:
-        height, width = config.image_size
-        raise ValueError(
-            f"images of {height} x {width} pixels (height x width) with patches of {config.patch_size} every "
-            f"{config.patch_stride} pixels need 1 + {rows} x {columns} = {1 + rows * columns} position embeddings, "
-            f"the checkpoint has {num_positions}; pass the --image_size and --patch_stride it was trained with"
-        )
-
-
-def build_model(tensors: dict[str, torch.Tensor], config: IVTConfig) -> IVTModel:
-    """The model with the checkpoint's weights in float32.
-
-    Raises:
-        ValueError: naming every tensor whose shape does not fit the others.
-    """
-    model = IVTModel(config)
-    state = {name: tensors[official_key(name)] for name in model.state_dict()}
-    wrong = [
-        f"{official_key(name)} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}"
-        for name, parameter in model.state_dict().items()
-        if state[name].shape != parameter.shape
-    ]
-    if wrong:
-        raise ValueError("shapes that do not fit together: " + "; ".join(wrong))
-    model.load_state_dict(state)
-    return model
 
 
 def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
@@ -243,12 +47,20 @@ def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save(model: IVTModel, tokenizer: PreTrainedTokenizerBase | None, output_dir: Path) -> None:
+def check_output(output_dir: Path) -> Path:
+    """The whole path of a new or empty folder.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    output_dir = output_dir.resolve()
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} exists and is not an empty folder; remove it or choose another OUTPUT_DIR")
+    return output_dir
+
+
+def save(model: IVTModel, processor: IVTProcessor | IVTImageProcessor, output_dir: Path) -> None:
     """Write model, code files and processor, all or nothing: the folder appears when it is complete."""
-    height, width = model.config.image_size
-    processor = IVTImageProcessor(size={"height": height, "width": width})
-    if tokenizer is not None:
-        processor = IVTProcessor(processor, tokenizer)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.") as staging:
         folder = Path(staging) / "model"
@@ -279,34 +91,15 @@ def convert(
         ValueError: if anything does not fit; nothing is written then.
         OSError: if a file cannot be read or written.
     """
-    output_dir = output_dir.resolve()
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not an empty folder; remove it or choose another OUTPUT_DIR")
-    tensors, beside = read_checkpoint(checkpoint)
-    print(f"{checkpoint}: {len(tensors)} tensors")
-    if beside:
-        print(f"not used, beside the weights: {', '.join(beside)}")
-    sizes, unused = account_for_keys(tensors)
-    for key, reason in unused:
-        print(f"not used: {key} ({reason})")
-    config = IVTConfig(
-        image_size=tuple(image_size),
-        patch_stride=patch_stride,
-        num_attention_heads=num_attention_heads,
-        **sizes,
-        **read_sizes(tensors),
-    )
-    check_grid(config, tensors["encoder_vl.pos_embed"].shape[1])
-    model = build_model(tensors, config)
-    rows, columns = config.patch_grid
-    print(
-        f"used: {len(tensors) - len(unused)}, no parameter missing: {config.num_hidden_layers} blocks of width "
-        f"{config.hidden_size}; {rows} rows and {columns} columns of patches of {config.patch_size} pixels; "
-        f"{config.vocab_size} words, texts of at most {config.max_position_embeddings} tokens"
-    )
-    tokenizer = None if tokenizer_name is None else load_tokenizer(tokenizer_name, config)
-    save(model, tokenizer, output_dir)
-    if tokenizer is None:
+    output_dir = check_output(output_dir)
+    model, lines = load_official(checkpoint, image_size, patch_stride, num_attention_heads)
+    print("\n".join(lines))
+    height, width = model.config.image_size
+    processor = IVTImageProcessor(size={"height": height, "width": width})
+    if tokenizer_name is not None:
+        processor = IVTProcessor(processor, load_tokenizer(tokenizer_name, model.config))
+    save(model, processor, output_dir)
+    if tokenizer_name is None:
         print("no tokenizer written, only the image processor: pass --tokenizer DIR_OR_NAME for a whole processor")
     print(f"saved in {output_dir}")
 

@@ -12,6 +12,36 @@ from transformers import HfArgumentParser
 
 from modeling_ivt import IVTConfig
 
+MODEL_SIZES: dict[str, dict[str, Any]] = {
+    "ivt-tiny": {
+        "image_size": [192, 64],
+        "patch_size": 16,
+        "patch_stride": 8,  # 23 x 7 patches: small parts such as shoes and hats get patches of their own
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 96,
+        "initializer_range": 0.06,  # for width 128 what 0.02 is for 768: the tokens speak louder than a constant [CLS]
+    },
+    "ivt-small": {  # that of ViT-S/16 and of MiniLM-L12-H384
+        "image_size": [384, 128],
+        "patch_size": 16,
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "intermediate_size": 1536,
+    },
+    "ivt-base": {  # the paper's, that of ViT-B/16 and of BERT-base
+        "image_size": [384, 128],
+        "patch_size": 16,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+}
+
 
 @dataclass
 class RunPaths:
@@ -29,7 +59,13 @@ class Recipe:
     corpus: str = field(default="synthetic", metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid or synthetic"})
     num_people: int | None = field(default=None, metadata={"help": "synthetic: people to draw for training"})
     on_bad_image: str = field(default="error", metadata={"help": "error, or skip images that cannot be read"})
-    init: str | None = field(default=None, metadata={"help": "IVT checkpoint to begin with; default: random weights"})
+    model_size: str | None = field(
+        default=None, metadata={"help": "ivt-tiny, ivt-small or ivt-base; fields under `model` change what it says"}
+    )
+    init: str | None = field(
+        default=None,
+        metadata={"help": "first weights: random (default), an IVT checkpoint, vit=NAME,bert=NAME or official=FILE"},
+    )
     tokenizer: str = field(default="google-bert/bert-base-uncased", metadata={"help": "Hub name or folder"})
     max_text_tokens: int = field(default=64, metadata={"help": "longer captions are cut off"})
 
@@ -106,6 +142,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what would otherwise show up late."""
+        if self.model_size not in (None, *MODEL_SIZES):
+            raise ValueError(f"model_size is {self.model_size!r}; choose one of {', '.join(MODEL_SIZES)}")
         if self.optimizer not in ("sgd", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; choose sgd or adamw")
         counts = ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups")
@@ -164,7 +202,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, di
         argv: arguments without the program's name; None takes those of the process.
 
     Returns:
-        Run paths, recipe, and the fields of `IVTConfig` that were given (yaml: under `model:`).
+        Run paths, recipe, and the fields of `IVTConfig`: those of `model_size`, then those given (yaml: `model:`).
 
     Raises:
         ValueError: for a field that does not exist, naming the nearest one.
@@ -189,4 +227,5 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, di
     given = vars(namespace)
     model_fields = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.") and v is not None}
     paths = RunPaths(**{f.name: given[f.name] for f in fields(RunPaths)})
-    return paths, Recipe(**{f.name: given[f.name] for f in fields(Recipe)}), model_fields
+    recipe = Recipe(**{f.name: given[f.name] for f in fields(Recipe)})
+    return paths, recipe, MODEL_SIZES.get(recipe.model_size, {}) | model_fields

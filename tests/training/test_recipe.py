@@ -53,6 +53,7 @@ def test_corpus_recipes_have_the_settings_of_the_paper(name, stride, batch_size)
     assert (recipe.momentum, recipe.weight_decay, recipe.min_lr_ratio) == (0.9, 1e-4, 0.002)
     assert (recipe.warmup_epochs, recipe.epochs, recipe.batch_size) == (5, 120, batch_size)
     assert (recipe.mixed_precision, recipe.levels, recipe.num_views) == ("fp16", ["sentence", "phrase", "word"], 3)
+    assert recipe.init.startswith("vit=timm/vit_base_patch16_224") and recipe.init.endswith("bert-base-uncased")
     assert (recipe.flip, recipe.erase, recipe.crop_pad) == (0.5, 0.5, 10)
     assert (recipe.cmpm_weight, recipe.itc_weight) == (1, 0)
 
