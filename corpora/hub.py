@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, metadata_load
+from huggingface_hub.errors import HTTPError
 
 
 @contextmanager
@@ -55,12 +56,15 @@ def upload_repository(
     """
     api, repository = HfApi(), {"repo_id": repo_id, "repo_type": repo_type}
     sdk = metadata_load(Path(folder) / "README.md")["sdk"] if repo_type == "space" else None
-    url = api.create_repo(**repository, private=private or None, space_sdk=sdk, exist_ok=True)
-    if private and not api.repo_info(**repository).private:
-        raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or leave --private out")
-    if tag in {reference.name for reference in api.list_repo_refs(**repository).tags}:
-        raise ValueError(f"{repo_id} has a version {tag} already; give this one another name with --tag")
-    commit = api.upload_folder(**repository, folder_path=folder, commit_message=message, delete_patterns="*")
-    if tag:
-        api.create_tag(**repository, tag=tag, revision=commit.oid)
+    try:
+        url = api.create_repo(**repository, private=private or None, space_sdk=sdk, exist_ok=True)
+        if private and not api.repo_info(**repository).private:
+            raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or drop --private")
+        if tag in {reference.name for reference in api.list_repo_refs(**repository).tags}:
+            raise ValueError(f"{repo_id} has a version {tag} already; give this one another name with --tag")
+        commit = api.upload_folder(**repository, folder_path=folder, commit_message=message, delete_patterns="*")
+        if tag:
+            api.create_tag(**repository, tag=tag, revision=commit.oid)
+    except HTTPError as error:  # no OSError by itself where there is no connection at all
+        raise OSError(f"the Hub, {api.endpoint}, cannot be reached or refuses: {error}") from error
     return str(url)

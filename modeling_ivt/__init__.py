@@ -30,5 +30,13 @@ PIPELINE_REGISTRY.register_pipeline(TASK, TextToPersonRetrievalPipeline, pt_mode
 IVTConfig.register_for_auto_class()
 IVTModel.register_for_auto_class("AutoModel")
 
-__all__ = ["IVTConfig", "IVTModel", "IVTOutput", "TextToPersonRetrievalPipeline"]
-__all__ += ["cmpm_loss", "itc_loss", "sdm_loss", "tokenwise_loss"]
+__all__ = [
+    "IVTConfig",
+    "IVTModel",
+    "IVTOutput",
+    "TextToPersonRetrievalPipeline",
+    "cmpm_loss",
+    "itc_loss",
+    "sdm_loss",
+    "tokenwise_loss",
+]

@@ -58,7 +58,7 @@ class Facts:
     @property
     def corpus(self) -> str | None:
         """Name of the training corpus, None if nobody wrote it down."""
-        return self.run.get("corpus", {}).get("name")
+        return (self.run.get("corpus") or {}).get("name")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,24 @@ class Example:
     path: str
     url: str
     label: str
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read the run.json that training left in a checkpoint; empty if there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        return {}
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no json: {error}; take it from the run's output folder again") from error
+    if not isinstance(run, dict):
+        raise ValueError(f"{path} holds {type(run).__name__}, expected an object")
+    return run
 
 
 def read_evaluation(path: Path, revision: str) -> dict[str, Any]:
@@ -123,7 +141,8 @@ def results_table(facts: Facts) -> str:
         sizes = {direction: metrics[direction].get("num_queries") for direction in DIRECTIONS}
         for direction, gallery in zip(DIRECTIONS, reversed(DIRECTIONS), strict=True):
             size = f"{sizes[direction]:,} / {sizes[gallery]:,}" if all(sizes.values()) else ""
-            figures = " | ".join(f"{metrics[direction][name]:.1f}" for name in METRICS if name in metrics[direction])
+            found = [metrics[direction].get(name) for name in METRICS]
+            figures = " | ".join("" if figure is None else f"{figure:.1f}" for figure in found)
             rows.append(f"| {weights} | {where} | {DIRECTIONS[direction][1]} | {size} | {figures} |")
     if not rows:
         return ""

@@ -18,6 +18,7 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Image
 from huggingface_hub import hf_hub_url
@@ -27,12 +28,25 @@ from transformers.utils.logging import disable_progress_bar
 from corpora.hub import open_folder, upload_repository
 from corpora.synthetic import load_synthetic
 from modeling_ivt.checkpoints import load_checkpoint
-from retrieval.models import find_version, load_processor
-from tools.card import Example, Facts, eval_results, fill_card, read_evaluation
+from retrieval.models import DEFAULT_MODEL, find_version, load_processor
+from tools.card import Example, Facts, eval_results, fill_card, read_evaluation, read_run
 
 ROOT = Path(__file__).parents[1]
 NUM_EXAMPLES = 4
 METRIC = "person_retrieval"
+SPACE_EXTRAS = ("search", "space")  # what of pyproject.toml's extras the demo page needs
+
+
+def read_project() -> dict[str, Any]:
+    """The content of pyproject.toml.
+
+    Raises:
+        ValueError: if this is no checkout of the project.
+    """
+    path = ROOT / "pyproject.toml"
+    if not path.is_file():
+        raise ValueError(f"{ROOT} is no checkout of the project, which publishing needs; clone it and start there")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def draw_examples(folder: Path, repo_id: str) -> list[Example]:
@@ -81,7 +95,7 @@ def build_model(
     source = Path(checkpoint)
     curves = source / "curves.png"
     facts = Facts(
-        run=json.loads((source / "run.json").read_text(encoding="utf-8")) if (source / "run.json").is_file() else {},
+        run=read_run(source),
         evaluations=[read_evaluation(path, find_version(checkpoint).revision) for path in evaluations],
         hub_datasets=hub_datasets or {},
         licence=licence,
@@ -103,14 +117,28 @@ def build_model(
 
 
 def build_copy(folder: Path, source: Path) -> None:
-    """Copy a folder of this project that is a repository already.
+    """Copy a folder of this project.
 
     Raises:
         ValueError: if it is not there.
     """
     if not source.is_dir():
-        raise ValueError(f"there is no {source}; publish from a checkout of the project")
+        raise ValueError(f"there is no folder {source}, which belongs to what is published")
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+
+
+def build_space(folder: Path) -> None:
+    """Write the demo page with all that it runs on: the rooms, the embedded checkpoint, what to install."""
+    build_copy(folder, ROOT / "space")
+    project = read_project()
+    for package in project["tool"]["setuptools"]["packages"]:
+        if "." not in package:  # the others lie within one of these
+            build_copy(folder / package, ROOT / package)
+    model = Path(DEFAULT_MODEL).relative_to(ROOT)
+    build_copy(folder / model, ROOT / model)
+    name, extras = project["project"]["name"], project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *(line for extra in SPACE_EXTRAS for line in extras[extra])]
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in wanted if not line.startswith(name)))
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -160,17 +188,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the repository; upload it."""
     arguments = parse_arguments(argv)
-    if not (ROOT / "model_card.md").is_file():
-        raise ValueError(f"{ROOT} is no checkout of the project, which publishing needs; clone it and start there")
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    tag = arguments.tag or f"v{version}"
+    tag = arguments.tag or f"v{read_project()['project']['version']}"
     disable_progress_bar()  # transformers' own, for the moment of writing weights
     repo_id, repo_type = arguments.repo_id, "model"
     if not repo_id:
         repo_id, repo_type = arguments.space or arguments.metric, "space"
     with open_folder(arguments.dry_run) as folder:
         if arguments.space:
-            build_copy(folder, ROOT / "space")
+            build_space(folder)
         elif arguments.metric:
             build_copy(folder, ROOT / "metric" / METRIC)
         else:

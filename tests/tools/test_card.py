@@ -10,7 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from tools.card import DIRECTIONS, METRICS, Example, Facts, eval_results, fill_card, read_evaluation
+from tools.card import DIRECTIONS, METRICS, Example, Facts, eval_results, fill_card, read_evaluation, read_run
 
 TEMPLATE = (Path(__file__).parents[2] / "model_card.md").read_text()
 EXAMPLES = [
@@ -167,6 +167,20 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path):
     assert read_evaluation(path, "sha256:1") == EVALUATION
     with pytest.raises(ValueError, match="sha256:1, not about these, sha256:2; run evaluate_hf.py"):
         read_evaluation(path, "sha256:2")
+
+
+@pytest.mark.parametrize(("content", "message"), [("no json", "run.json is no json"), ("[]", "holds list")])
+def test_a_damaged_run_is_named(tmp_path: Path, content: str, message: str):
+    assert read_run(tmp_path) == {}
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_run(tmp_path)
+
+
+def test_a_figure_that_is_missing_leaves_its_place_empty():
+    run = RUN | {"results": {"test": {"best": {name: {"R@1": 12.0, "mAP": 42.0} for name in DIRECTIONS}}}}
+    text = section(card_of(Facts(run=run)), "Results")
+    assert "| best of the run | synthetic, test | text to image |  | 12.0 |  |  | 42.0 |  |" in text
 
 
 @pytest.mark.parametrize("content", ["no json", "[]", '{"text_to_image": {}}', "{}", '{"text_to_image": 3}'])

@@ -112,6 +112,13 @@ def test_publishing_again_replaces_everything_under_a_new_tag(hub: HubStandIn, t
     assert [set(hub.files("models", "tester/twice", tag)) for tag in ("v1", "v2")] == [{"old.txt"}, {"new.txt"}]
 
 
+def test_a_hub_that_does_not_answer_is_an_error_and_no_trace(tmp_path: Path):
+    with HubStandIn() as gone:
+        pass
+    with reached(gone), pytest.raises(OSError, match=f"{gone.url}, cannot be reached"):
+        upload_repository(tmp_path, "tester/nowhere", "model", "First")
+
+
 def test_nothing_private_goes_to_a_public_repository(hub: HubStandIn, tmp_path: Path):
     with reached(hub):
         upload_repository(tmp_path, "tester/open", "model", "Public")
