@@ -127,15 +127,14 @@ def build_copy(folder: Path, source: Path) -> None:
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
 
 
-def build_space(folder: Path) -> None:
-    """Write the demo page with all that it runs on: the rooms, the embedded checkpoint, what to install."""
+def build_space(folder: Path, checkpoint: Path) -> None:
+    """Write the demo page with all that it runs on: the rooms, a checkpoint as the embedded one, what to install."""
     build_copy(folder, ROOT / "space")
     project = read_project()
     for package in project["tool"]["setuptools"]["packages"]:
         if "." not in package:  # the others lie within one of these
             build_copy(folder / package, ROOT / package)
-    model = Path(DEFAULT_MODEL).relative_to(ROOT)
-    build_copy(folder / model, ROOT / model)
+    build_copy(folder / Path(DEFAULT_MODEL).relative_to(ROOT), checkpoint)
     name, extras = project["project"]["name"], project["project"]["optional-dependencies"]
     wanted = [*project["project"]["dependencies"], *(line for extra in SPACE_EXTRAS for line in extras[extra])]
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in wanted if not line.startswith(name)))
@@ -195,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         repo_id, repo_type = arguments.space or arguments.metric, "space"
     with open_folder(arguments.dry_run) as folder:
         if arguments.space:
-            build_space(folder)
+            build_space(folder, Path(DEFAULT_MODEL))
         elif arguments.metric:
             build_copy(folder, ROOT / "metric" / METRIC)
         else:

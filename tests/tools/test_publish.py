@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from hub_stand_in import HubStandIn
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, RepoCard
 from PIL import Image
 
 from corpora.hub import upload_repository
@@ -96,6 +96,20 @@ def test_the_metric_is_published_as_a_space_and_loads_from_there(hub: HubStandIn
     )
     loaded = run_python("-c", lines, cwd=tmp_path, hub=hub)
     assert loaded.stdout == "100.0\n", loaded.stderr
+
+
+def test_the_space_holds_all_that_it_runs_on(converted: tuple[Path, str], run_python: Run, tmp_path: Path):
+    folder = tmp_path / "space"
+    publish.build_space(folder, converted[0])
+    card = RepoCard.load(folder / "README.md", repo_type="space")
+    assert (folder / card.data.app_file).is_file() and card.data.sdk == "gradio"
+    wanted = (folder / "requirements.txt").read_text().split("\n")
+    assert any(line.startswith("gradio") for line in wanted) and any(line.startswith("lancedb") for line in wanted)
+    assert not any("ivt" in line for line in wanted)
+    lines = "import app; print(len(app.open_gallery(app.DEFAULT_MODEL, app.PEOPLE, 'people.lance')))"
+    done = run_python("-c", lines, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) == len(list((folder / "people").glob("*/*")))
 
 
 def test_publishing_again_replaces_everything_under_a_new_tag(hub: HubStandIn, tmp_path: Path):
