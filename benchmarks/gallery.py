@@ -1,6 +1,7 @@
 """Measure what decides how a gallery searches: every row against an index, at several sizes.
 
     OMP_NUM_THREADS=1 python -m benchmarks.gallery --rows 10000 50000 100000 --width 768
+    OMP_NUM_THREADS=1 python -m benchmarks.gallery --indexing FOLDER --model MODEL
 
 Vectors are drawn as people: a direction per person and four pictures around it with cosine 0.8, queries likewise, and
 the variance of dimension i falls as 1 / i, since embeddings of one trained model are far from filling their space (and
@@ -21,10 +22,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from processing import IVTImageProcessor
+from retrieval import DEFAULT_MODEL, embed_images
 from retrieval import gallery as gallery_module
+from retrieval.crops import list_images
+from retrieval.engine import decode, hash_content
 from retrieval.gallery import Gallery
 from retrieval.indexing import COMMIT_ROWS
-from retrieval.models import ModelVersion
+from retrieval.models import ModelVersion, find_version, load_model
 from retrieval.store import VECTOR_INDEX, gallery_schema
 
 MODEL = ModelVersion("synthetic", "sha256:none")
@@ -120,16 +125,41 @@ def measure(num_rows: int, width: int, indexes: list[str], folder: Path) -> None
         print(f"  optimize with them unindexed: {wall:.0f} ms ({process:.0f} ms CPU)")
 
 
+def measure_indexing(crops: str, model: str, folder: Path) -> None:
+    """Print pictures per second of a core: of the model alone, of `Gallery.add`, of what is around the model."""
+    files = list_images(crops)
+    data = [Path(file).read_bytes() for file in files]
+    network, processor = load_model(find_version(model))
+    people = Gallery(folder / "indexed.lance", model)
+    images, base_size = [decode(content)[0] for content in data], IVTImageProcessor()
+    steps: dict[str, Callable[[], object]] = {
+        "embed_images": lambda: embed_images(network, processor, files, progress=False),
+        "add": lambda: people.add(crops, progress=False),
+        "add, all known": lambda: people.add(crops, progress=False),
+        "hashing": lambda: [hash_content(content) for content in data],
+        "decoding": lambda: [decode(content) for content in data],
+        "to 384 x 128": lambda: [base_size(images=image, return_tensors="pt") for image in images],
+    }
+    print(f"{len(files)} pictures of {sum(map(len, data)) / len(data) / 1000:.1f} kB")
+    for name, step in steps.items():
+        print(f"  {name:15} {1000 * len(files) / measured(step)[1]:8.0f} images/s of a core")
+
+
 def main() -> None:
     """Read sizes and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000, 100_000])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--indexes", nargs="*", default=["IVF_HNSW_SQ", "IVF_PQ"])
+    parser.add_argument("--indexing", metavar="FOLDER", help="measure indexing this folder instead")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="to index with")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     gallery_module.EXACT_ROWS = 10**9  # an index only where one is asked for
     try:
+        if options.indexing:
+            measure_indexing(options.indexing, options.model, folder)
+            return
         for num_rows in options.rows:
             measure(num_rows, options.width, options.indexes, folder)
             shutil.rmtree(folder / f"people{num_rows}.lance")
