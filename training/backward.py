@@ -39,48 +39,47 @@ def backward(
         loss = objective(batch)
         accelerator.backward(loss)
     else:
-        loss = _cached_backward(accelerator, objective, split_batch(batch, chunk_size))
+        loss = _cached_backward(accelerator, objective, batch, chunk_size)
     return accelerator.reduce(loss.detach(), "mean")  # a process of its own has a loss of its own with gather: none
 
 
-def _cached_backward(accelerator: Accelerator, objective: nn.Module, chunks: list[dict[str, Any]]) -> torch.Tensor:
+def _cached_backward(
+    accelerator: Accelerator, objective: nn.Module, batch: dict[str, Any], chunk_size: int
+) -> torch.Tensor:
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
             f"cached_chunk embeds outside of the wrapped model, which {accelerator.distributed_type} does not allow; "
             "use DDP or gradient_checkpointing"
         )
     whole = accelerator.unwrap_model(objective)
+    chunks = [slice(start, start + chunk_size) for start in range(0, len(batch["image_ids"]), chunk_size)]
     seed = int(torch.randint(2**62, ()))  # with it both passes hide the same tokens and drop the same numbers
     parts = []
-    for i, chunk in enumerate(chunks):
+    for i, pairs in enumerate(chunks):
         torch.manual_seed(seed + i)
         with torch.no_grad(), accelerator.autocast():
-            parts.append(whole.embed(chunk))
+            parts.append(whole.embed(take_pairs(batch, pairs)))
     leaves = [[tensor.requires_grad_() for tensor in part.differentiable()] for part in parts]
     own = whole.own_parameters()
     loss = whole.compare(Embeddings.concatenate(parts))
     inputs = [*sum(leaves, []), *own]
     gradients = iter(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
     chunk_gradients = [[next(gradients) for _ in part] for part in leaves]
-    for i, (chunk, cached) in enumerate(zip(chunks, chunk_gradients, strict=True)):
+    for i, (pairs, cached) in enumerate(zip(chunks, chunk_gradients, strict=True)):
         torch.manual_seed(seed + i)
         is_last = i == len(chunks) - 1
         with nullcontext() if is_last else accelerator.no_sync(objective):
             # the objective's own parameters come with the last chunk, when DDP expects every gradient
-            accelerator.backward(objective(chunk, cached, list(gradients) if is_last else None))
+            accelerator.backward(objective(take_pairs(batch, pairs), cached, list(gradients) if is_last else None))
     return loss
 
 
-def split_batch(batch: dict[str, Any], chunk_size: int) -> list[dict[str, Any]]:
-    """Cut a batch of B pairs into chunks of `chunk_size` pairs, each with all its views and texts."""
+def take_pairs(batch: dict[str, Any], pairs: slice) -> dict[str, Any]:
+    """Some of the B pairs of a batch, each with all its views and texts."""
     num_pairs = len(batch["image_ids"])
-    chunks = []
-    for start in range(0, num_pairs, chunk_size):
-        pairs = slice(start, start + chunk_size)
-        chunk = {
-            name: rows.unflatten(0, (-1, num_pairs))[:, pairs].flatten(0, 1)  # row k * B + b belongs to pair b
-            for name, rows in batch.items()
-            if name != "image_ids"
-        }
-        chunks.append(chunk | {"image_ids": batch["image_ids"][pairs]})
-    return chunks
+    rows = {
+        name: tensor.unflatten(0, (-1, num_pairs))[:, pairs].flatten(0, 1)  # row k * B + b belongs to pair b
+        for name, tensor in batch.items()
+        if name != "image_ids"
+    }
+    return rows | {"image_ids": batch["image_ids"][pairs]}

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import multiprocessing
 
 from modeling_ivt import IVTConfig, IVTModel
-from training.backward import backward, split_batch
+from training.backward import backward, take_pairs
 from training.objectives import Embeddings, Objective
 from training.recipe import Recipe
 
@@ -60,6 +60,7 @@ def accelerator_with(**settings: object) -> Accelerator:
 
 # ---- two processes
 
+HALVES = (slice(0, 3), slice(3, 6))  # the pairs of either process
 CASES = [(gather, steps, chunk) for gather in ("all", "none") for steps in (1, 2) for chunk in (None, 2)]
 
 
@@ -73,8 +74,7 @@ def _train_one_of_two(rank: int, folder: str) -> None:
         prepared, losses = accelerator.prepare(objective), []
         for batch in batches:
             with accelerator.accumulate(prepared):
-                own = split_batch(batch, len(batch["image_ids"]) // 2)[rank]
-                losses.append(backward(accelerator, prepared, own, chunk_size))
+                losses.append(backward(accelerator, prepared, take_pairs(batch, HALVES[rank]), chunk_size))
         results[case] = (losses, gradients(objective))
     torch.save(results, f"{folder}/results{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -84,7 +84,7 @@ def expected_of(objective: Objective, batches: list[dict], gather: str) -> list[
     """Losses of one process with whole batches, by plain autograd, which leaves the gradient in the weights."""
     losses = []
     for batch in batches:
-        parts = [batch] if gather == "all" else split_batch(batch, len(batch["image_ids"]) // 2)
+        parts = [batch] if gather == "all" else [take_pairs(batch, half) for half in HALVES]
         losses.append(torch.stack([objective(part) for part in parts]).mean())
     torch.stack(losses).mean().backward()
     return [loss.detach() for loss in losses]
@@ -111,10 +111,10 @@ def test_two_processes_give_the_loss_and_gradient_of_one_with_both_their_pairs(t
 def chunked_loss(objective: Objective, batch: dict, chunk_size: int, accelerator: Accelerator) -> torch.Tensor:
     """The loss of a batch embedded by chunks that all keep their graphs, with the random numbers of `backward`."""
     seed, parts = int(torch.randint(2**62, ())), []
-    for i, chunk in enumerate(split_batch(batch, chunk_size)):
+    for i, start in enumerate(range(0, len(batch["image_ids"]), chunk_size)):
         torch.manual_seed(seed + i)
         with accelerator.autocast():
-            parts.append(objective.embed(chunk))
+            parts.append(objective.embed(take_pairs(batch, slice(start, start + chunk_size))))
     return objective.compare(Embeddings.concatenate(parts))
 
 
@@ -180,10 +180,9 @@ def test_cached_chunks_keep_the_graph_of_one_chunk(tiny_config):
     assert most_bytes(num_pairs=16, chunk_size=None) > 4 * most_bytes(num_pairs=2, chunk_size=None)
 
 
-def test_chunks_hold_all_views_and_texts_of_their_pairs(tiny_config):
+def test_pairs_are_taken_with_all_their_views_and_texts(tiny_config):
     batch = make_batch(tiny_config, 5)
-    chunks = split_batch(batch, 2)
-    assert [chunk["image_ids"] for chunk in chunks] == [["0.jpg", "1.jpg"], ["2.jpg", "3.jpg"], ["4.jpg"]]
-    for name in ("pixel_values", "input_ids", "person_ids"):
-        rows = [[view * 5 + pair for view in range(2) for pair in pairs] for pairs in ((0, 1), (2, 3), (4,))]
-        assert all(torch.equal(chunk[name], batch[name][r]) for chunk, r in zip(chunks, rows, strict=True))
+    some = take_pairs(batch, slice(2, 4))
+    assert some["image_ids"] == ["2.jpg", "3.jpg"]
+    for name in ("pixel_values", "input_ids", "attention_mask", "person_ids", "text_person_ids"):
+        assert torch.equal(some[name], batch[name][[2, 3, 7, 8]])
