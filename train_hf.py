@@ -76,9 +76,7 @@ def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_pro
         flip_words=recipe.flip_words,
         caption_augmentation=CaptionAugmentation(recipe.swap_synonyms, recipe.drop_attributes, recipe.drop_phrases),
     )
-    pairs_of_all = (
-        recipe.batch_size * num_processes
-    )  # lengths and persons are arranged for what several processes share
+    pairs_of_all = recipe.batch_size * num_processes  # what the processes share is arranged by length or person
     if recipe.pairs_per_person:
         sampler = BalancedSampler(pairs.pair_person_ids, pairs_of_all, recipe.pairs_per_person, recipe.seed)
     else:

@@ -52,7 +52,7 @@ def peak_megabytes() -> float:
 
 def measure(
     batch_size: int, cached_chunk: int | None, num_steps: int, recipe_arguments: list[str]
-) -> dict[str, str | int | None]:
+) -> dict[str, str | int]:
     """Train some steps and give what they took: a line of the table."""
     start = peak_megabytes()
     _, recipe, model_fields = parse_arguments([*recipe_arguments, "--batch_size", str(batch_size)])
@@ -70,7 +70,7 @@ def measure(
     seconds = (time.process_time() - before) / num_steps
     return {
         "pairs": batch_size,
-        "cached_chunk": cached_chunk,
+        "cached_chunk": cached_chunk or "-",
         "peak, MB": f"{peak_megabytes():.0f}",
         "above start": f"{peak_megabytes() - start:.0f}",
         "batch": f"{sum(rows.nbytes for rows in batch.values() if isinstance(rows, torch.Tensor)) / 2**20:.0f}",
