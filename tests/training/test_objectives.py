@@ -47,7 +47,8 @@ def test_words_are_tokens_that_are_neither_hidden_nor_cls_sep_or_padding(tiny_co
 
 
 def test_lengthened_states_have_the_loss_of_the_short_ones():
-    states = [torch.randn(2, n, 8, dtype=torch.float64) for n in (5, 4)]
+    # all cosines are negative: padding with zeros would be the best patch of every word
+    states = [torch.rand(2, 5, 8, dtype=torch.float64), -torch.rand(2, 4, 8, dtype=torch.float64)]
     mask, ids = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]], dtype=torch.bool), torch.tensor([1, 2])
     short = Embeddings(states[0][:, 0], states[1][:, 0], ids, ids, *states, mask)
     long = short.lengthened(9, 6)
