@@ -5,7 +5,7 @@
 
 All variants are `recipes/demo.yaml` with a few fields changed, so they share corpus, optimiser, loss and batch size.
 They are trained from random weights, and tested at their last step: nothing is selected. A variant that OUTPUT_DIR
-already holds is not trained again, so a broken-off call is simply repeated. Time is the processor time of the whole
+already holds whole is not trained again, so a broken-off call is simply repeated. Time is the processor time of the whole
 training process on one thread, which other work on the machine disturbs little.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -76,9 +77,9 @@ def train_and_test(changes: Sequence[str], steps: int, seed: int, folder: Path) 
         return json.loads(measured.read_text())
     limits = ["--max_steps", steps, "--max_minutes", 100_000, "--eval_epochs", 100_000, "--seed", seed]
     command = ["train_hf.py", "--config", "recipes/demo.yaml", "--output_dir", folder, *limits, *changes]
-    resumes = ["--resume"] if any((folder / "checkpoints").glob("step-*")) else []
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off: its time would not be known
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run([*command, *resumes])
+    run(command)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     tested = folder / "test.json"
     run(["evaluate_hf.py", folder / "final", "--corpus", "synthetic", "--output", tested])
