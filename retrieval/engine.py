@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from processing.image_processing_ivt import to_rgb
 
@@ -77,6 +77,8 @@ def decode(data: bytes | None) -> tuple[Image.Image | None, str | None]:
         return None, "the file is missing or cannot be read"
     try:
         return to_rgb(Image.open(io.BytesIO(data))), None
+    except UnidentifiedImageError:
+        return None, "it is no image of a kind that Pillow reads"
     except Exception as error:  # Pillow's readers raise nearly anything on a broken file
         return None, f"{type(error).__name__}: {error}"
 

@@ -177,11 +177,13 @@ class Gallery:
         seen = indexer.index(crops, progress)
         if sync:
             indexer.remove_gone(folder, seen)
-        bad = [f"{image_id} ({problem})" for image_id, problem in indexer.report.bad.items()]
-        if bad:
-            logger.warning("%d pictures cannot be read and were left out: %s", len(bad), first_few(bad))
+        report = indexer.report
+        if report.bad:
+            names = first_few([f"{image_id} ({problem})" for image_id, problem in report.bad.items()])
+            total = report.added + report.changed + report.unchanged + len(report.bad)
+            logger.warning("%d of %d pictures cannot be read and were left out: %s", len(report.bad), total, names)
         self._tidy_up()
-        return indexer.report
+        return report
 
     def remove(self, where: str | None = None, *, image_ids: Iterable[str] | None = None) -> int:
         """Remove pictures from the gallery; their files stay.
@@ -415,7 +417,9 @@ class Gallery:
         except (ValueError, RuntimeError) as error:
             if where is None:
                 raise
-            reason = re.sub(r"^Invalid input, |, /\S+\.rs:[\d:]+$", "", str(error).split("\n")[0])
+            reason = re.sub(
+                r"^Invalid input, |, /\S+\.rs:[\d:]+$|\. Valid fields are .*", "", str(error).split("\n")[0]
+            )
             columns = ", ".join(
                 f"{field.name} ({field.type})" for field in self._table.schema if field.name in SQL_FIELDS
             )
