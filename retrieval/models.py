@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
@@ -69,7 +70,8 @@ def find_version(name: str, revision: str | None = None) -> ModelVersion:
             raise ValueError(
                 f"there is no folder {name}, expected a model in Hub format or the name of one on the Hub"
             )
-        return ModelVersion(name, AutoConfig.from_pretrained(name, revision=revision)._commit_hash)
+        config = Path(hf_hub_download(name, "config.json", revision=revision))
+        return ModelVersion(name, config.parent.name)  # snapshots/COMMIT/config.json in the cache
     return ModelVersion(str(folder.resolve()), folder_revision(folder))
 
 
