@@ -30,19 +30,17 @@ SYNONYMS = (
     ("gray", "grey"),
     ("purple", "violet"),
     ("blond", "blonde"),
-    ("slim", "slender", "thin"),
-    ("wearing", "dressed in"),
+    ("slim", "slender"),
     ("picture", "photo", "image"),
 )
 OTHERS = {word: [other for other in group if other != word] for group in SYNONYMS for word in group}
 _ATTRIBUTES = "|".join(map(re.escape, LEXICON["JJ"].split()))
-# An attribute before what it belongs to: "a red coat", but not "her coat is red" or "a red and white coat".
+# An attribute before what it belongs to: "a red coat", but not "her coat is red", "red and white" or "long sleeved".
 ATTRIBUTE = re.compile(
-    rf"(?<![\w-])(?:{_ATTRIBUTES}) (?!(?:and|or|with|in|on|of|at|to|for|from)\b)(?=\w)", re.IGNORECASE
+    rf"(?<![\w-])(?:{_ATTRIBUTES}) (?!(?:and|or|with|in|on|of|at|to|for|from|sleeved?)\b)(?=\w)", re.IGNORECASE
 )
-JOINED = re.compile(rf"(?<![\w-])(?:{_ATTRIBUTES}) (?:and|or) $", re.IGNORECASE)  # what stands before the "white" then
-SYNONYM = re.compile(
-    # longest first: "cell phone" before "phone"
+JOINED = re.compile(rf"(?<![\w-])(?:{_ATTRIBUTES}) (?:and|or) $", re.IGNORECASE)  # before the "white"
+SYNONYM = re.compile(  # longest first: "cell phone" before "phone"
     rf"(?<![\w-])({'|'.join(map(re.escape, sorted(OTHERS, key=len, reverse=True)))})(?![\w-])",
     re.IGNORECASE,
 )
@@ -76,7 +74,7 @@ class CaptionAugmentation:
         return attribute[0] if joined or rng.random() >= self.drop_attributes else ""
 
     def _without_phrases(self, text: str, rng: np.random.Generator) -> str:
-        phrases = re.findall(r"[^.,]+[.,]*", text)
+        phrases = re.findall(r"[^.,]*\w[^.,]*[.,]*", text)
         kept = [phrase for phrase in phrases if rng.random() >= self.drop_phrases]
         if len(kept) == len(phrases):
             return text

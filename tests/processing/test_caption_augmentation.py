@@ -44,7 +44,13 @@ def test_articles_and_capitals_follow_the_new_word():
 def test_attributes_are_dropped_before_their_noun_only():
     dropped = results(CaptionAugmentation(drop_attributes=1.0), CAPTION)
     assert set(dropped) == {"A man wears a jacket, pants, and sneakers. He holds a cell phone."}
-    for text in ("her hair is long and black.", "a black and white coat", "Red.", "the shirt is blue with stripes"):
+    for text in (
+        "her hair is long and black.",
+        "a black and white coat",
+        "Red.",
+        "a long sleeve",
+        "the shirt is blue with stripes",
+    ):
         assert set(results(CaptionAugmentation(drop_attributes=1.0), text)) == {text}
 
 
@@ -64,6 +70,7 @@ def test_phrases_are_dropped_but_never_all():
         places = [CAPTION.index(part.strip()) for part in text.replace(".", ",").split(",") if part.strip()]
         assert places == sorted(places)
     assert set(results(CaptionAugmentation(drop_phrases=1.0), "no full stop")) == {"no full stop"}
+    assert "" not in results(CaptionAugmentation(drop_phrases=0.5), "a, ,. . b")
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.6])
