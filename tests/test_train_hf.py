@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 import train_hf
@@ -124,11 +125,18 @@ def test_averaged_weights_are_validated_and_saved_and_leave_training_alone(tmp_p
 
     monkeypatch.setattr(train_hf, "evaluate_retrieval", validate)
     monkeypatch.setattr(Objective, "update_average", remember_and_update)
-    plain = weights(run(tmp_path / "plain") / "final")
-    averaged = weights(run(tmp_path / "averaged", ema_decay=0.9) / "final")
+    settings = {"identity_weight": 1.0, "sdm_weight": 1.0}
+    plain = weights(run(tmp_path / "plain", **settings) / "final")
+    averaged = weights(run(tmp_path / "averaged", ema_decay=0.9, **settings) / "final")
     for name, tensor in averaged.items():
         assert torch.equal(tensor, validated[-1][name]) and torch.equal(plain[name], trained[-1][name]), name
     assert any(not torch.equal(tensor, plain[name]) for name, tensor in averaged.items())
+    # what training alone needs is in the checkpoints, not in the model
+    assert set(load_file(tmp_path / "averaged/final/model.safetensors")) == set(averaged)
+    (checkpoint,) = checkpoints.find_checkpoints(tmp_path / "averaged")[-1:]
+    training_only = {"classifier.weight", "classifier.bias", "log_temperature"}
+    expected = training_only | {f"{kind}.{name}" for kind in ("model", "average") for name in averaged}
+    assert set(load_file(checkpoint / "model.safetensors")) == expected
 
 
 @pytest.mark.usefixtures("tiny_corpus")
