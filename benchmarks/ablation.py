@@ -5,8 +5,8 @@
 
 All variants are `recipes/demo.yaml` with a few fields changed, so they share corpus, optimiser, loss and batch size.
 They are trained from random weights, and tested at their last step: nothing is selected. A variant that OUTPUT_DIR
-already holds whole is not trained again, so a broken-off call is simply repeated. Time is the processor time of the whole
-training process on one thread, which other work on the machine disturbs little.
+already holds whole is not trained again, so a broken-off call is simply repeated. Time is the processor time of the
+whole training process on one thread, which other work on the machine disturbs little.
 """
 
 import argparse
