@@ -10,9 +10,10 @@ with the part, in pixels of the model's `image_size`:
 - ap: average precision of the map's pixels against the mask.
 
 A dress is one thing with one name: its query is for the box and mask of its upper and lower part together. Queries:
-colour and noun; the noun alone; and two controls, still measured against the place of the right part: the right colour
-with the noun of a thing the person has not got, and the right noun with a colour the person does not wear. If the
-first control points as well as the true query, the colour does the work; if the second does, the noun.
+colour and noun; the noun alone, as it stands and with the colour that the model itself finds most likely
+(`in_best_colour`); and two controls, still measured against the place of the right part: the right colour with the
+noun of a thing the person has not got, and the right noun with a colour the person does not wear. If the first
+control points as well as the true query, the colour does the work; if the second does, the noun.
 
 Beside the methods stand chance (a map of equal numbers, a place drawn at random) and a centre prior (a bell around the
 middle of the picture). Faithfulness: how far the cosine with the picture's first caption falls when the fifth of the
@@ -46,12 +47,19 @@ from retrieval.attention import (
     TEXT_FREE_METHODS,
     Texts,
     encode_texts,
+    in_best_colour,
     pixel_maps,
     strongest_place,
 )
 from retrieval.models import find_version, load_model
 
-QUERIES = ("colour and noun", "noun", "right colour, wrong noun", "wrong colour, right noun")
+QUERIES = (
+    "colour and noun",
+    "noun",
+    "noun in its best colour",
+    "right colour, wrong noun",
+    "wrong colour, right noun",
+)
 FIGURES = ("box", "mask", "mass", "ap")
 # (method, shifts), see `retrieval.attention.pixel_maps`
 VARIANTS = (
@@ -64,6 +72,8 @@ VARIANTS = (
     ("gradient_last", 2),
     ("gradient", 1),
     ("gradient", 2),
+    ("joint", 1),
+    ("joint", 2),
 )
 REMOVED_SHARE = 0.2
 RANDOM_DRAWS = 5
@@ -75,13 +85,13 @@ class NamedPart:
 
     Attributes:
         part: one of `PARTS`.
-        queries: one text per entry of `QUERIES`.
+        queries: by name of `QUERIES`; that in its best colour depends on the model and is added later.
         mask: (height, width) bool in pixels of the model's `image_size`.
         box: (left, top, right, bottom) in the same pixels, right and bottom exclusive.
     """
 
     part: str
-    queries: tuple[str, ...]
+    queries: dict[str, str]
     mask: torch.Tensor
     box: np.ndarray
 
@@ -100,8 +110,8 @@ def name_parts(person: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return names
 
 
-def make_queries(part: str, names: dict[str, tuple[str, str]], worn: set[str], key: str) -> tuple[str, ...]:
-    """The texts of `QUERIES` for a part; what is wrong in the controls is drawn at random from `key`.
+def make_queries(part: str, names: dict[str, tuple[str, str]], worn: set[str], key: str) -> dict[str, str]:
+    """The texts of `QUERIES` that need no model; what is wrong in the controls is drawn at random from `key`.
 
     Args:
         part: one of `names`.
@@ -114,7 +124,12 @@ def make_queries(part: str, names: dict[str, tuple[str, str]], worn: set[str], k
     nouns = sorted({"hair", *(words[0] for words in KIND_WORDS.values())} - own)
     colours = sorted({COLOUR_WORDS.get(name, (name,))[0] for name in ACCENT_COLOURS} - worn)
     rng = random.Random(key)
-    return (f"{colour} {noun}", noun, f"{colour} {rng.choice(nouns)}", f"{rng.choice(colours)} {noun}")
+    return {
+        "colour and noun": f"{colour} {noun}",
+        "noun": noun,
+        "right colour, wrong noun": f"{colour} {rng.choice(nouns)}",
+        "wrong colour, right noun": f"{rng.choice(colours)} {noun}",
+    }
 
 
 def _colours_of(value: Any) -> Iterator[str]:
@@ -232,6 +247,11 @@ class Pictures:
             pixels.append(processor(images=[row["image"]], return_tensors="pt")["pixel_values"])
             self.parts.append(find_parts(row, size))
         self.pixel_values = torch.cat(pixels)
+        for index, parts in enumerate(self.parts):
+            nouns = [[part.queries["noun"] for part in parts]]
+            best = in_best_colour(model, processor, self.pixel_values[index : index + 1], nouns)[0]
+            for part, text in zip(parts, best, strict=True):
+                part.queries["noun in its best colour"] = text
 
     def batches(self, batch_size: int) -> Iterator[list[int]]:
         """Indices of pictures with equally many parts, so that all of a batch have equally many texts."""
@@ -246,10 +266,8 @@ class Pictures:
         figures, judged = defaultdict(list), []
         for indices in tqdm(list(self.batches(batch_size)), desc=variant_name(method, shifts), unit="batch"):
             parts = [self.parts[index] for index in indices]
-            kinds = [QUERIES.index(query) for query in queries]
-            texts = encode_texts(
-                self.model, self.processor, [[part.queries[k] for k in kinds for part in row] for row in parts]
-            )
+            asked = [[part.queries[query] for query in queries for part in row] for row in parts]
+            texts = encode_texts(self.model, self.processor, asked)
             maps = pixel_maps(self.model, self.pixel_values[indices], texts, method, shifts)
             flat = [part for row in parts for part in row]
             for query, chunk in zip(queries, maps.chunk(len(queries), dim=1), strict=True):

@@ -19,11 +19,13 @@ from modeling_ivt import IVTModel, modeling_ivt
 from processing import IVTImageProcessor, IVTProcessor
 from retrieval import cli, explain
 from retrieval.attention import (
+    COLOURS,
     METHODS,
     TEXT_FREE_METHODS,
     TOKEN_TEMPERATURE,
     Texts,
     encode_texts,
+    in_best_colour,
     patch_maps,
     pixel_maps,
     recording,
@@ -300,7 +302,7 @@ def test_word_is_looked_for_as_a_text_of_its_own(
     tiny_model: IVTModel, processor: IVTProcessor, picture: Image.Image
 ) -> None:
     maps = [
-        explain(tiny_model, processor, picture, text, word).pixel_map
+        explain(tiny_model, processor, picture, text, word, colours=()).pixel_map
         for text, word in ((SENTENCE, "Backpack"), ("backpack", None), (SENTENCE, None))
     ]
     assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[0], maps[2])
@@ -325,6 +327,25 @@ def test_what_cannot_be_explained_is_said(
         explain(tiny_model, processor, picture, text, **options)
 
 
+def test_bare_words_get_the_colour_of_the_highest_cosine(
+    tiny_model: IVTModel, processor: IVTProcessor, pixel_values: torch.Tensor
+) -> None:
+    words = [["hat", "backpack"], ["coat", "red coat"]]
+    found = in_best_colour(tiny_model, processor, pixel_values, words, ("red", "blue", "a"))
+    for row, chosen, pixels in zip(words, found, pixel_values, strict=True):
+        for word, best in zip(row, chosen, strict=True):
+            texts = encode_texts(tiny_model, processor, [[f"{colour} {word}" for colour in ("red", "blue", "a")]])
+            expected = ("red", "blue", "a")[int(cosines(tiny_model, pixels[None], texts).argmax())]
+            assert best == (word if word == "red coat" else f"{expected} {word}")
+
+
+def test_explanation_says_in_which_colour_a_word_was_asked_for_and_gives_none_to_people(
+    tiny_model: IVTModel, processor: IVTProcessor, picture: Image.Image
+) -> None:
+    asked = [explain(tiny_model, processor, picture, SENTENCE, word).asked for word in ("hat", "red backpack", "man")]
+    assert asked[0].removesuffix(" hat") in COLOURS and asked[1:] == ["red backpack", "man"]
+
+
 @pytest.mark.parametrize("texts", [[], [[]], [["a"], ["a", "hat"]]])
 def test_every_picture_needs_as_many_texts(tiny_model: IVTModel, processor: IVTProcessor, texts: list) -> None:
     with pytest.raises(ValueError, match="expected equally many"):
@@ -343,7 +364,7 @@ def test_command_draws_prints_and_gives_json(ivt: Callable, picture: Image.Image
     picture.save(tmp_path / "crop.png")
     done = ivt(tmp_path / "crop.png", SENTENCE, "--word", "hat", "--save", tmp_path / "map.png")
     assert done.exit_code == 0, done.output
-    assert "strongest place by gradient for “hat”: row" in done.output and "backpack," in done.output
+    assert "strongest place by joint for “" in done.output and "backpack," in done.output
     with Image.open(tmp_path / "map.png") as drawn:
         assert drawn.width > 2 * picture.width
 
