@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetInfo, Features
 from datasets.info import DatasetInfosDict
@@ -23,7 +24,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from . import CORPORA, load_corpus
 from .hub import open_folder, upload_repository
-from .official import LAYOUTS
+from .official import LAYOUTS, ON_BAD_IMAGE
 from .people import NUM_CAMERAS, PARTS
 from .rows import check_choice
 
@@ -31,7 +32,7 @@ IMAGES_PER_FILE = 10_000  # a few hundred MB of JPEG
 COLUMNS = {
     "image": "the picture of one person",
     "image_id": "path of the picture within the corpus",
-    "person_id": "who it is; pictures of one person share it, and no person is in two splits",
+    "person_id": "who it is; all pictures of a person have the same",
     "captions": "English descriptions of the picture",
     "camera": f"which of {NUM_CAMERAS} drawn cameras saw the person",
     "part_map": f"grey picture of the same size: 0 is background and the rest of the person, 1 to {len(PARTS)} are "
@@ -110,16 +111,15 @@ def card_text(name: str, splits: dict[str, Dataset]) -> str:
     )
 
 
-def build_repository(name: str, root: str | None, folder: Path, num_people: int | None) -> None:
+def build_repository(name: str, root: str | None, folder: Path, **options: Any) -> None:
     """Write a whole dataset repository.
 
     Args:
         name: see `load_corpus`.
         root: likewise.
         folder: where to write.
-        num_people: for "synthetic", people per split.
+        **options: likewise.
     """
-    options = {} if num_people is None else {"num_people": num_people}
     if name == "synthetic" or LAYOUTS[name].has_val:
         sources = {"train": "train", "val": "val", "test": "test"}
     else:
@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help=", ".join(CORPORA))
     parser.add_argument("repo_id", metavar="ORG/NAME", help="dataset repository on the Hub, created if it is missing")
     parser.add_argument("--corpus_root", help="the corpus's official folder (synthetic: a folder to cache it in)")
+    parser.add_argument("--on_bad_image", default="error", choices=ON_BAD_IMAGE, help="skip: leave them out")
     parser.add_argument("--num_people", type=int, help="synthetic: people in every split")
     parser.add_argument("--private", action="store_true", help="nobody else may see it")
     parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write everything there, upload nothing")
@@ -149,7 +150,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "authors allow you to pass it on"
         )
     with open_folder(arguments.dry_run) as folder:
-        build_repository(arguments.name, arguments.corpus_root, folder, arguments.num_people)
+        options = {} if arguments.num_people is None else {"num_people": arguments.num_people}
+        options["on_bad_image"] = arguments.on_bad_image
+        build_repository(arguments.name, arguments.corpus_root, folder, **options)
         if arguments.dry_run:
             print(f"written to {folder}, nothing uploaded")
         else:
