@@ -31,17 +31,24 @@ from retrieval.queries import (
     DUPLICATE_COSINE,
     RIGHT_WEIGHT,
     WRONG_WEIGHT,
-    Clause,
     EmbeddedQuery,
     GalleryStatistics,
     Query,
     clause_scores,
-    combine,
     embed_queries,
     group_duplicates,
     refine,
 )
-from tools.calibrate import NUM_PEOPLE, EmbeddedSplit, clauses_of, embed_split, gallery_sizes, split_cases
+from tools.calibrate import (
+    NUM_PEOPLE,
+    EmbeddedSplit,
+    clauses_of,
+    embed_split,
+    gallery_sizes,
+    next_images,
+    split_cases,
+    with_pictures,
+)
 
 SHAPES = ((2, 0), (3, 0), (1, 1), (2, 1), (2, 2))  # (clauses that are wanted, clauses that are not)
 QUERIES_PER_SHAPE = 300
@@ -137,15 +144,6 @@ def measure_clauses(
 # words and pictures
 
 
-def next_images(people: torch.Tensor) -> torch.Tensor:
-    """For each picture the next one of the same person, for the last their first (G,)."""
-    following = torch.empty_like(people)
-    for person in people.unique():
-        rows = (people == person).nonzero()[:, 0]
-        following[rows] = rows.roll(-1)
-    return following
-
-
 def measure_images(split: EmbeddedSplit) -> dict[str, dict[str, float]]:
     """Metrics of captions, of pictures, and of both at once.
 
@@ -159,9 +157,7 @@ def measure_images(split: EmbeddedSplit) -> dict[str, dict[str, float]]:
         matches[torch.arange(len(own)), left_out] = False
     vectors = {"words": split.text_embeds, "picture": images[shown]}
     for weight in IMAGE_WEIGHTS:
-        query = Query((Clause("words"), Clause(image="picture", weight=weight)))
-        pairs = torch.stack([split.text_embeds, images[shown]], dim=1)  # (T, 2, D)
-        vectors[f"words AND picture^{weight:g}"] = torch.stack([combine(query, pair) for pair in pairs])
+        vectors[f"words AND picture^{weight:g}"] = with_pictures(split, shown, weight)
     rows = {}
     for name, queries in vectors.items():
         scores = queries @ images.T

@@ -4,17 +4,21 @@ from .attention import Explanation, explain
 from .embedding import embed_images, embed_texts
 from .gallery import Gallery
 from .models import DEFAULT_MODEL
+from .queries import Clause, Query, parse_query
 from .ranking import rank_gallery
 from .results import Result, SearchResults
 
 __all__ = [
     "DEFAULT_MODEL",
+    "Clause",
     "Explanation",
     "Gallery",
+    "Query",
     "Result",
     "SearchResults",
     "embed_images",
     "embed_texts",
     "explain",
+    "parse_query",
     "rank_gallery",
 ]

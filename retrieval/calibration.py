@@ -30,6 +30,7 @@ CALIBRATION_FILE = "calibration.json"
 FEATURES = ("top", "mean", "deviation", "gap to second", "gap to tenth", "log size")
 NUM_TOP = 10  # scores that the features look at one by one
 PENALTY = 1e-3  # on the squared weights, beside the mean log-likelihood
+MIN_AUROC = 0.6  # a curve that tells present from absent people no better is not used
 MIN_DETECTION = 0.95  # share of people in the gallery who must not be answered with "no match"
 
 
@@ -212,7 +213,7 @@ class Calibration:
         model: name of the model.
         revision: digest of its files, as `folder_revision` makes it.
         corpus: what it was fitted on.
-        curves: per kind of query ("text", "clauses", "image") its curve.
+        curves: per `Query.kind` its curve; none for a kind whose scores say too little.
     """
 
     model: str

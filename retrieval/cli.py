@@ -11,7 +11,9 @@ import inspect
 import json
 import logging
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +29,12 @@ from .attention import explain as explain_picture
 from .crops import PathFields
 from .gallery import Gallery
 from .models import DEFAULT_MODEL, find_version, load_model
+from .queries import Clause, Query, parse_query
+from .results import SearchResults
 
-EXIT_CODES = "Exit codes: 0 done; 1 nothing found, or problems, which are named; 2 wrong usage or unusable input."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 nothing found, no match, or problems, which are named; 2 wrong usage or unusable input."
+)
 
 GalleryOption = Annotated[str, typer.Option("--gallery", help="Path or URI of the gallery, e.g. people.lance.")]
 ModelOption = Annotated[
@@ -102,31 +108,110 @@ def index(
         raise typer.Exit(1)
 
 
+def build_query(
+    query: str | None, unwanted: Sequence[str], images: Sequence[Path], image_weights: Sequence[float]
+) -> Query:
+    """Put the clauses of the command line together.
+
+    Args:
+        query: QUERY, which may hold clauses of its own.
+        unwanted: what stands behind --not, a clause each.
+        images: what stands behind --image.
+        image_weights: what stands behind --weight, for the pictures in their order; the rest weigh 1.
+    """
+    if query is None and not images:
+        raise typer.BadParameter("say what to look for: a QUERY, --image, or both", param_hint="QUERY")
+    if len(image_weights) > len(images):
+        raise typer.BadParameter("each --weight belongs to an --image; words are weighted like coat^2")
+    clauses = list(parse_query(query).clauses) if query is not None else []
+    for image, weight in zip_longest(images, image_weights[: len(images)], fillvalue=1.0):
+        clauses.append(Clause(image=str(image), weight=weight))
+    for text in unwanted:
+        parsed = parse_query(text).clauses
+        if len(parsed) > 1:
+            raise typer.BadParameter(f"{text!r} holds several clauses; repeat --not", param_hint="--not")
+        clauses.append(replace(parsed[0], negated=True))
+    return Query(tuple(clauses))
+
+
+def print_results(results: SearchResults, save: Path | None, as_json: bool) -> None:
+    """Show what a search found, and draw the sheet if one is wanted."""
+    if save and results:
+        results.show(save)
+    if as_json:
+        found = {"query": results.query, "presence": results.presence, "no_match": results.no_match}
+        print_json(found | {"results": [result.to_dict() for result in results]})
+    else:
+        print(results)
+
+
+def ask_marks(results: SearchResults) -> tuple[list[str], list[str]]:
+    """Ask which results are right and which are wrong, and return their names; an end of the input marks none."""
+    marks = []
+    for name in ("right", "wrong"):
+        while True:
+            print(f"numbers of {name} results (Enter: none): ", end="", file=sys.stderr, flush=True)
+            places = sys.stdin.readline().replace(",", " ").split()
+            if all(place.isdecimal() and 1 <= int(place) <= len(results) for place in places):
+                break
+            print(f"expected numbers from 1 to {len(results)}, with blanks between them", file=sys.stderr)
+        marks.append([results[int(place) - 1].image_id for place in places])
+    return marks[0], marks[1]
+
+
 def search(
-    query: Annotated[str, typer.Argument(help="What the person looks like.")],
     gallery: GalleryOption,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
+    query: Annotated[str | None, typer.Argument(help="What the person looks like, in one or more clauses.")] = None,
+    unwanted: Annotated[
+        list[str] | None, typer.Option("--not", metavar="TEXT", help="What they do not look like; may be repeated.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Picture of the person; may be repeated.")] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Weight of each --image, beside 1 for each clause of words.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Condition on camera, time, …")] = None,
+    group_by: Annotated[str | None, typer.Option(help="track or duplicate: one result for each.")] = None,
+    right: Annotated[list[str] | None, typer.Option(metavar="ID", help="Right earlier result; repeatable.")] = None,
+    wrong: Annotated[list[str] | None, typer.Option(metavar="ID", help="Wrong earlier result; repeatable.")] = None,
+    refine: Annotated[bool, typer.Option("--refine", help="Ask which results are right, and search again.")] = False,
     save: Annotated[Path | None, typer.Option(help="Draw the sheet of results to this file.")] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    r"""Find the people whom a sentence describes.
+    r"""Find the people whom words, a picture or both describe.
+
+    AND and NOT, in capitals, join clauses; ^2 behind one doubles its weight; quotes keep what is in them as it is.
+    Each result shows how well it fits each clause: 0 is the gallery's average, 2 is rare, low is good under NOT.
+    If the model is calibrated, the answer also says how likely it is that somebody in the gallery fits at all.
 
     Examples:
       ivt search "a woman in a red coat with a black backpack" --gallery people.lance -k 10 --save sheet.png
+      ivt search "red coat AND black boots^2 NOT backpack" --gallery people.lance
+      ivt search "red coat" --not backpack --image crop.jpg --weight 2 --gallery people.lance --group-by track
+      ivt search "red coat" --gallery people.lance --right north/0001.jpg --wrong north/0007.jpg
+      ivt search "red coat" --gallery people.lance --save sheet.png --refine
       ivt search "a man in a suit" --gallery people.lance \
           --where "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'"
     """
-    results = Gallery(gallery, model, device=device).search(query, k, where)
-    if save and results:
-        results.show(save)
-    if as_json:
-        print_json({"query": query, "results": [result.to_dict() for result in results]})
-    else:
-        print(results)
-    if not results:
+    if refine and as_json:
+        raise typer.BadParameter("--refine asks in words; with --json, mark results by --right and --wrong")
+    asked, people = (
+        build_query(query, unwanted or [], image or [], weight or []),
+        Gallery(gallery, model, device=device),
+    )
+    right, wrong = list(right or []), list(wrong or [])
+    while True:
+        results = people.search(asked, k, where, right=right, wrong=wrong, group_by=group_by)
+        print_results(results, save, as_json)
+        more_right, more_wrong = ask_marks(results) if refine and results else ([], [])
+        if not more_right and not more_wrong:
+            break
+        right, wrong = right + more_right, wrong + more_wrong
+    if refine and right:
+        print("marked right: " + ", ".join(right))
+    if not results or results.no_match:
         raise typer.Exit(1)
 
 

@@ -20,17 +20,20 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from PIL import Image
 
 from corpora.rows import check_choice, first_few
 
+from .calibration import Calibration, load_calibration
 from .crops import Box, PathFields, absolute, as_utc, find_crops, folder_of
-from .embedding import embed_texts
 from .engine import CROP_SCHEMA, Work, decode, read_crops, start_engine
 from .indexing import ON_BAD_IMAGE, Indexer, IndexReport
-from .models import DEFAULT_MODEL, ModelVersion, embedding_width, find_same, find_version, load_model
+from .models import DEFAULT_MODEL, ModelVersion, embedding_width, find_same, find_version
+from .queries import GalleryStatistics, Query
 from .ranking import SCORE_DECIMALS
-from .results import PICTURE_FIELDS, RESULT_FIELDS, Picture, Result, SearchResults
+from .results import PICTURE_FIELDS, Picture, SearchResults
+from .searching import as_query, measure_gallery, search_gallery, vectors_of
 from .store import INDEXES, VECTOR_INDEX, Store, any_of, gallery_schema
 from .upkeep import reembed_table, verify_table
 
@@ -82,6 +85,7 @@ class Gallery:
         self.store = Store(absolute(uri), tuple(sorted((storage_options or {}).items())))
         self.device = device
         self._table: Table | None = None
+        self._statistics: dict[tuple[int, str | None], GalleryStatistics] = {}
         self._wanted_model = (model, revision)
         if model is not None:
             self._check_model()  # another model is refused here, not at the first search
@@ -208,22 +212,65 @@ class Gallery:
                 table.delete(where)
         return before - len(self)
 
-    def search(self, query: str, k: int = 10, where: str | None = None) -> SearchResults:
-        """Find the pictures that fit a sentence best.
+    def search(
+        self,
+        query: str | Image.Image | Query,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        right: Sequence[str] = (),
+        wrong: Sequence[str] = (),
+        group_by: str | None = None,
+    ) -> SearchResults:
+        """Find the pictures that fit a query best.
 
         Args:
-            query: what the person looks like.
-            k: how many pictures.
+            query: a sentence; clauses in one text, such as `red coat AND black boots NOT backpack` (`queries.py` has
+                the grammar); a picture of the person; or a `Query` of words and pictures with weights.
+            k: how many results.
             where: SQL condition on the columns, e.g. "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'".
+            right: image ids of earlier results that show the person; the query moves towards them.
+            wrong: image ids of earlier results that do not; it moves away. Marked pictures are not found again.
+            group_by: "track" gives one result for each track, "duplicate" one for pictures that are nearly the same.
 
         Raises:
-            ValueError: if there is no gallery, the query has no words, or the condition cannot be understood.
+            ValueError: if there is no gallery, the query or the condition cannot be understood, a marked picture is
+                not in the gallery, or there is no such grouping.
         """
         self._existing_table()
         self._check_model()
-        model, processor = load_model(self.model_version, self.device)
-        vector = embed_texts(model, processor, [query], progress=False)[0].numpy()
-        return self.results(query, self.nearest(vector, k, where))
+        return search_gallery(self, as_query(query), k, where, right, wrong, group_by)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What turns scores into the probability that somebody fits, if the model comes with it."""
+        return load_calibration(self.model_version)
+
+    def statistics(self, where: str | None = None) -> GalleryStatistics | None:
+        """How the vectors of the rows for which a condition holds are spread; None if it holds for none.
+
+        Raises:
+            ValueError: if there is no gallery, or the condition cannot be understood.
+        """
+        table = self._existing_table()
+        with self._explained(where):
+            if table.count_rows(where) == 0:
+                return None
+            key = (table.version, where)
+            if key not in self._statistics:
+                self._statistics = {key: measure_gallery(table, where)}  # the last one alone
+        return self._statistics[key]
+
+    def vectors(self, image_ids: Sequence[str]) -> torch.Tensor:
+        """The vectors (n, D) of pictures, in no particular order.
+
+        Raises:
+            ValueError: if the gallery has no picture of a name.
+        """
+        rows = self._existing_table().search().where(any_of("image_id", image_ids)).select(["image_id", "vector"])
+        rows = rows.to_arrow()
+        self._check_known(image_ids, rows)
+        return vectors_of(rows)
 
     def nearest(self, vector: np.ndarray, k: int = 10, where: str | None = None) -> pa.Table:
         """Find the rows closest to a vector by cosine.
@@ -262,10 +309,6 @@ class Gallery:
         rows = rows.drop_columns("_distance").append_column("score", scores)
         return rows.sort_by([("score", "descending"), ("image_id", "ascending")])
 
-    def results(self, query: str, rows: pa.Table) -> SearchResults:
-        """Make rows with a `score`, best first, the results of a query."""
-        return SearchResults(query, [Result(**row) for row in rows.select(RESULT_FIELDS).to_pylist()], self.images)
-
     def images(self, image_ids: Sequence[str]) -> list[Image.Image]:
         """Load pictures by their names; one that cannot be read is grey, with a warning.
 
@@ -275,9 +318,7 @@ class Gallery:
         rows = (
             self._existing_table().search().where(any_of("image_id", image_ids)).select(CROP_SCHEMA.names).to_arrow()
         )
-        unknown = set(image_ids) - set(rows["image_id"].to_pylist())
-        if unknown:
-            raise ValueError(f"the gallery has no pictures named {first_few(sorted(unknown))}")
+        self._check_known(image_ids, rows)
         files = read_crops(rows)
         decoded = {image_id: decode(files[image_id]) for image_id in image_ids}
         for image_id, (image, problem) in decoded.items():
@@ -408,6 +449,11 @@ class Gallery:
                 f"there is no gallery at {self.store.uri}; make one with Gallery.add (ivt index FOLDER --gallery …)"
             )
         return table
+
+    def _check_known(self, image_ids: Sequence[str], rows: pa.Table) -> None:
+        unknown = set(image_ids) - set(rows["image_id"].to_pylist())
+        if unknown:
+            raise ValueError(f"the gallery has no pictures named {first_few(sorted(unknown))}")
 
     @contextmanager
     def _explained(self, where: str | None) -> Iterator[None]:

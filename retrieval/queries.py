@@ -71,17 +71,17 @@ class Clause:
 
     @property
     def label(self) -> str:
-        """What to call the clause beside its scores."""
-        name = self.text or f"image:{self.image if isinstance(self.image, str | os.PathLike) else 'picture'}"
+        """What to call the clause beside its scores; a picture goes by the name of its file."""
+        is_path = isinstance(self.image, str | os.PathLike)
+        name = self.text or f"image:{os.path.basename(self.image) if is_path else 'picture'}"
         return f"NOT {name}" if self.negated else name
 
     def __str__(self) -> str:
-        image = self.text == ""
-        name = self.label.removeprefix("NOT ").removeprefix("image:" if image else "")
-        if _NEEDS_QUOTES.search(name):
-            name = f'"{name}"'
+        content = self.text or str(self.image)
+        if _NEEDS_QUOTES.search(content):
+            content = f'"{content}"'
         weight = f"^{self.weight:g}" if self.weight != 1 else ""
-        return ("NOT " if self.negated else "") + ("image:" if image else "") + name + weight
+        return ("NOT " if self.negated else "") + ("" if self.text else "image:") + content + weight
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,14 @@ class Query:
 
     @property
     def kind(self) -> str:
-        """What the query is made of, which decides how its scores are calibrated: "text", "clauses" or "image"."""
-        if any(clause.image is not None for clause in self.clauses):
-            return "image"
-        return "text" if len(self.clauses) == 1 else "clauses"
+        """What the query is made of, which decides how its scores are calibrated.
+
+        "text" or "image" for a clause of words or a picture alone, "clauses" for several of words, else "mixed".
+        """
+        images = [clause.image is not None for clause in self.clauses]
+        if len(images) == 1:
+            return "image" if images[0] else "text"
+        return "mixed" if any(images) else "clauses"
 
 
 def _error(text: str, place: int, message: str) -> ValueError:
@@ -344,14 +348,13 @@ def group_duplicates(image_embeds: torch.Tensor, min_cosine: float = DUPLICATE_C
     Returns:
         Groups of rows, each best first, the groups in the order of their best.
     """
-    near = image_embeds @ image_embeds.T >= min_cosine  # (R, R)
     groups: list[list[int]] = []
-    for row in range(len(image_embeds)):
-        group = next((group for group in groups if near[row, group[0]]), None)
-        if group is None:
-            groups.append([row])
-        else:
-            group.append(row)
+    alone = torch.arange(len(image_embeds))
+    while len(alone):
+        near = image_embeds[alone] @ image_embeds[alone[0]] >= min_cosine
+        near[0] = True  # whatever rounding says
+        groups.append(alone[near].tolist())
+        alone = alone[~near]
     return groups
 
 

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, overload
 
@@ -45,13 +45,19 @@ class Result(Picture):
 
     Attributes:
         score: cosine of query and picture, in [-1, 1].
+        clause_scores: per clause of the query how well the picture fits it: its cosine's distance from the mean over
+            the gallery, in standard deviations. A clause under NOT is scored like any other: low is good.
+        others: names of further pictures found that are grouped with this one, which is the best of them.
     """
 
     score: float
+    clause_scores: dict[str, float] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
 
 
-PICTURE_FIELDS = [field.name for field in fields(Picture)]
-RESULT_FIELDS = [field.name for field in fields(Result)]
+PICTURE_FIELDS = [entry.name for entry in fields(Picture)]
+ROW_FIELDS = [*PICTURE_FIELDS, "score"]  # of a result, what the row of the gallery says
+RESULT_FIELDS = [entry.name for entry in fields(Result)]
 
 
 class SearchResults(Sequence[Result]):
@@ -61,12 +67,23 @@ class SearchResults(Sequence[Result]):
         query: the query as a person would read it.
         results: what was found, best first.
         load_images: gives the pictures of image ids.
+        presence: probability that somebody in the gallery fits the query, if even odds are assumed beforehand; None
+            if the model has no calibration for such a query. In galleries much larger than those of the calibration
+            (`gallery_sizes` in `calibration.json`) it is an extrapolation.
+        no_match: whether that is so low that the answer is "no match".
     """
 
     def __init__(
-        self, query: str, results: Iterable[Result], load_images: Callable[[Sequence[str]], list[Image.Image]]
+        self,
+        query: str,
+        results: Iterable[Result],
+        load_images: Callable[[Sequence[str]], list[Image.Image]],
+        presence: float | None = None,
+        no_match: bool = False,
     ) -> None:
         self.query = query
+        self.presence = presence
+        self.no_match = no_match
         self._results = list(results)
         self._load_images = load_images
 
@@ -80,12 +97,31 @@ class SearchResults(Sequence[Result]):
 
     def __getitem__(self, index: int | slice) -> "Result | SearchResults":
         if isinstance(index, slice):
-            return SearchResults(self.query, self._results[index], self._load_images)
+            return SearchResults(self.query, self._results[index], self._load_images, self.presence, self.no_match)
         return self._results[index]
 
     def __repr__(self) -> str:
-        lines = [f"{place}. {result.score:.3f} {result.image_id}" for place, result in enumerate(self, start=1)]
-        return "\n".join([f"{len(self)} results for {self.query!r}", *lines])
+        lines = [f"{len(self)} results for {self.query!r}", *self._verdict()]
+        labels = self._clauses()
+        if labels:
+            lines.append("      score  " + "  ".join(labels))
+        for place, result in enumerate(self, start=1):
+            scores = "".join(f"{result.clause_scores[label]:+{len(label)}.1f}  " for label in labels)
+            others = f" and {len(result.others)} more like it" if result.others else ""
+            lines.append(f"{place:>3}. {result.score:6.3f}  {scores}{result.image_id}{others}")
+        return "\n".join(lines)
+
+    def _clauses(self) -> list[str]:
+        """Labels of the clauses, if there are several."""
+        labels = list(self[0].clause_scores) if self else []
+        return labels if len(labels) > 1 else []
+
+    def _verdict(self) -> list[str]:
+        """What the calibration says, a line or none."""
+        if self.presence is None:
+            return []
+        chance = f"somebody in the gallery fits with a probability of {100 * self.presence:.0f} %"
+        return [f"no match: {chance}; the closest are" if self.no_match else chance]
 
     def images(self) -> list[Image.Image]:
         """The pictures found, best first."""
@@ -105,9 +141,13 @@ class SearchResults(Sequence[Result]):
         """
         if not self._results:
             raise ValueError(f"nothing was found for {self.query!r}, so there is no sheet to draw")
-        answers = [Answer(image, result.score) for image, result in zip(self.images(), self, strict=True)]
+        labels = self._clauses()
+        answers = [
+            Answer(image, result.score, notes=tuple(f"{result.clause_scores[label]:+.1f} {label}" for label in labels))
+            for image, result in zip(self.images(), self, strict=True)
+        ]
         buffer = io.BytesIO()
-        draw_answers([self.query], [answers], buffer)
+        draw_answers([self.query], [answers], buffer, remarks=self._verdict())
         sheet = Image.open(buffer)
         sheet.load()
         if path is not None:

@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 RIGHT_COLOUR, WRONG_COLOUR = "#1a9641", "#bbbbbb"
+NOTE_WIDTH = 26  # characters under a picture
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,28 @@ class Answer:
         image: the picture.
         score: cosine of query and picture, in [-1, 1].
         right: whether it shows a person that was asked for; None if nobody knows.
+        notes: lines to write under it.
     """
 
     image: Image.Image
     score: float
     right: bool | None = None
+    notes: tuple[str, ...] = ()
 
 
-def draw_answers(queries: Sequence[str], answers: Sequence[Sequence[Answer]], path: str | os.PathLike[str]) -> None:
+def draw_answers(
+    queries: Sequence[str],
+    answers: Sequence[Sequence[Answer]],
+    path: str | os.PathLike[str] | IO[bytes],
+    remarks: Sequence[str] = (),
+) -> None:
     """Draw a row per query, best picture first, right ones framed in green.
 
     Args:
         queries: the sentences.
         answers: per query its pictures, best first.
         path: the picture to write; its ending chooses the format.
+        remarks: per query a line to write behind it; they may be left out.
 
     Raises:
         ValueError: if there are no queries, or not one list of answers per query.
@@ -49,8 +59,9 @@ def draw_answers(queries: Sequence[str], answers: Sequence[Sequence[Answer]], pa
     columns = max(map(len, answers))
     figure = Figure(figsize=(1.25 * columns, 3.9 * len(queries)), layout="constrained")
     rows = figure.subfigures(len(queries), 1, squeeze=False)[:, 0]
-    for row, query, found in zip(rows, queries, answers, strict=True):
-        row.suptitle("\n".join(textwrap.wrap(f"“{query}”", 12 * columns)), fontsize=12, x=0.01, ha="left")
+    for row, query, found, remark in zip(rows, queries, answers, remarks or [""] * len(queries), strict=True):
+        title = textwrap.wrap(f"“{query}”", 12 * columns) + textwrap.wrap(remark, 12 * columns)
+        row.suptitle("\n".join(title), fontsize=12, x=0.01, ha="left")
         for place, axes in enumerate(row.subplots(1, columns, squeeze=False)[0]):
             axes.set_axis_off()
             if place < len(found):
@@ -62,6 +73,8 @@ def _draw_answer(axes: Axes, answer: Answer, place: int) -> None:
     width, height = answer.image.size
     axes.imshow(answer.image)
     axes.set_title(f"{place}.  {answer.score:.2f}", fontsize=9)
+    notes = "\n".join(textwrap.shorten(note, NOTE_WIDTH, placeholder="…") for note in answer.notes)
+    axes.text(0, 1.01 * height, notes, fontsize=6, va="top")
     if answer.right is not None:
         frame = {"edgecolor": RIGHT_COLOUR, "linewidth": 5} if answer.right else {"edgecolor": WRONG_COLOUR}
         axes.add_patch(Rectangle((0, 0), width - 1, height - 1, fill=False, clip_on=False, **frame))

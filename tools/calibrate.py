@@ -3,9 +3,10 @@
     python -m tools.calibrate CHECKPOINT
     python -m tools.calibrate runs/cuhk/best --corpus cuhk-pedes --corpus_root data/CUHK-PEDES
 
-Searches galleries of validation people with captions, with pictures of the same people and, on the embedded corpus,
-with clauses (AND, NOT), each once with and once without those who are asked for, fits a curve for each kind of query
-and writes `CHECKPOINT/calibration.json`. How well it tells them apart on test people: `python -m benchmarks.queries`.
+Searches galleries of validation people with captions, with other pictures of theirs, with both and, on the embedded
+corpus, with clauses (AND, NOT), each once with and once without those who are asked for, fits a curve for each kind of
+query and writes `CHECKPOINT/calibration.json`. A kind whose curve hardly tells the two apart is left out. How well the
+rest does on test people: `python -m benchmarks.queries`.
 """
 
 import argparse
@@ -20,10 +21,10 @@ from datasets import Dataset
 
 from corpora import CORPORA, load_corpus
 from corpora.attributes import AttributeQuery, sample_attribute_queries
-from retrieval.calibration import Calibration, fit_curve, presence_cases, presence_rates
+from retrieval.calibration import MIN_AUROC, Calibration, fit_curve, presence_cases, presence_rates
 from retrieval.embedding import embed_images, embed_texts
 from retrieval.models import find_version, load_model
-from retrieval.queries import Clause, Query, embed_queries
+from retrieval.queries import Clause, Query, combine, embed_queries
 
 NUM_PEOPLE = 400  # of the embedded corpus's validation split: its usual 100 are too few for galleries of many sizes
 CLAUSE_SHAPES = ((2, 0), (3, 0), (1, 1), (2, 1))  # (clauses that are wanted, clauses that are not)
@@ -72,6 +73,22 @@ def embed_split(model: torch.nn.Module, processor: Any, dataset: Dataset) -> Emb
     )
 
 
+def next_images(people: torch.Tensor) -> torch.Tensor:
+    """For each picture the next one of the same person, for the last their first (G,)."""
+    following = torch.empty_like(people)
+    for person in people.unique():
+        rows = (people == person).nonzero()[:, 0]
+        following[rows] = rows.roll(-1)
+    return following
+
+
+def with_pictures(split: EmbeddedSplit, shown: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+    """Vectors (T, D) of queries that hold a caption each and one of the split's pictures (T,) of a weight."""
+    query = Query((Clause("caption"), Clause(image="picture", weight=weight)))
+    pairs = torch.stack([split.text_embeds, split.image_embeds[shown]], dim=1)  # (T, 2, D)
+    return torch.stack([combine(query, pair) for pair in pairs])
+
+
 def clauses_of(query: AttributeQuery) -> Query:
     """The attribute query as a user would ask it: `red coat AND boots NOT backpack`."""
     wanted = [Clause(phrase) for phrase in query.wanted]
@@ -96,9 +113,12 @@ def split_cases(
     gallery = (split.image_embeds, split.people, num_people)
     everybody = torch.eye(split.num_people, dtype=torch.bool)
     own_images = torch.arange(len(split.people))
+    shown = next_images(split.people)[split.text_images]
+    of_captions = everybody[split.people[split.text_images]]
     cases = {
-        "text": presence_cases(split.text_embeds, everybody[split.people[split.text_images]], *gallery, seed=seed),
+        "text": presence_cases(split.text_embeds, of_captions, *gallery, seed=seed),
         "image": presence_cases(split.image_embeds, everybody[split.people], *gallery, own_images, seed),
+        "mixed": presence_cases(with_pictures(split, shown), of_captions, *gallery, shown, seed),
     }
     if split.attributes is not None:
         queries = [
@@ -134,10 +154,12 @@ def calibrate(checkpoint: str, corpus: str, corpus_root: str | None) -> None:
     split = embed_split(model, processor, load_corpus(corpus, corpus_root, "val", **options))
     curves = {}
     for kind, (features, present) in split_cases(model, processor, split, gallery_sizes(split.num_people)).items():
-        curves[kind] = fit_curve(features, present)
-        rates = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
+        curve = fit_curve(features, present)
+        rates = presence_rates(curve(features), present, curve.no_match_below)
+        if rates["AUROC"] >= MIN_AUROC:
+            curves[kind] = curve
         figures = ", ".join(f"{name} {value:.3g}" for name, value in rates.items())
-        print(f"{kind}: {len(present)} cases with the person there or not; on the same cases {figures}")
+        print(f"{kind}{'' if kind in curves else ', left out'}: {len(present)} cases, on the same cases {figures}")
     name = Path(checkpoint).resolve().name
     path = Calibration(name, version.revision, f"{corpus}, val, {split.num_people} people", curves).save(checkpoint)
     print(f"written to {path}")

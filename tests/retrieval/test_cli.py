@@ -45,7 +45,8 @@ def indexed(ivt: Any, make_crops: Any, checkpoint: str) -> Any:
 def test_search_prints_names_and_scores_and_draws_the_sheet(indexed: Any) -> None:
     result = indexed("search", "a woman in red", "--gallery", "people.lance", "-k", "2", "--save", "sheet.png")
     assert result.exit_code == 0
-    assert re.fullmatch(r"2 results for 'a woman in red'\n1\. \S+ \S+\.png\n2\. \S+ \S+\.png\n", result.stdout)
+    line = r" +{}\. +-?\d\.\d{{3}}  \S+\.png\n"
+    assert re.fullmatch("2 results for 'a woman in red'\n" + line.format(1) + line.format(2), result.stdout)
     with Image.open("sheet.png") as sheet:
         assert sheet.width > 200
 

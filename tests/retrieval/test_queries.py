@@ -121,7 +121,10 @@ def test_kind_and_labels_say_what_a_query_is_made_of() -> None:
     picture = Image.new("RGB", (2, 2))
     assert parse_query("a red coat").kind == "text"
     assert parse_query("a red coat NOT cap").kind == "clauses"
-    assert Query((Clause("cap"), Clause(image=picture))).kind == "image"
+    assert Query((Clause(image=picture),)).kind == "image"
+    assert Query((Clause("cap"), Clause(image=picture))).kind == "mixed"
+    assert parse_query("image:a NOT image:b").kind == "mixed"
+    assert parse_query("image:my/crop.png^2").labels == ["image:crop.png"]
     labels = Query((Clause("cap"), Clause("cap"), Clause(image=picture), Clause("cap", negated=True))).labels
     assert labels == ["cap", "cap (2)", "image:picture", "NOT cap"]
 
