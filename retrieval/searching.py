@@ -86,7 +86,8 @@ def search_gallery(
     group_by: str | None,
 ) -> SearchResults:
     """Search as `Gallery.search` says."""
-    check_choice("group_by", group_by, (None, *GROUPINGS))
+    if group_by is not None:
+        check_choice("group_by", group_by, GROUPINGS)
     if both := sorted(set(right) & set(wrong)):
         raise ValueError(f"marked both right and wrong: {first_few(both)}; a picture is one of the two")
     (embedded,) = embed_queries(*load_model(gallery.model_version, gallery.device), [query])

@@ -2,15 +2,19 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gallery_parts import draw
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from retrieval import cli
+from retrieval.calibration import FEATURES, Calibration, PresenceCurve
 from retrieval.cli import app
+from retrieval.models import find_version
 
 COMMANDS = [["index"], ["search"], *(["gallery", name] for name in ("info", "remove", "verify", "optimize"))]
 COMMANDS += [["corpus", "check"]]
@@ -57,6 +61,86 @@ def test_search_gives_json_with_camera_and_time(indexed: Any) -> None:
     (found,) = json.loads(result.stdout)["results"]
     assert (found["image_id"], found["camera"]) == ("north/2_20240501-130000.png", "north")
     assert found["time"] == "2024-05-01T13:00:00+00:00"
+
+
+def test_clauses_of_the_options_join_those_of_the_query(indexed: Any) -> None:
+    draw(9).save("look.png")
+    options = [
+        "--not",
+        "bag^0.5",
+        "--not",
+        '"blue AND red"',
+        "--image",
+        "look.png",
+        "--image",
+        "look.png",
+        "--weight",
+        "2",
+    ]
+    result = indexed("search", "coat AND red^3", *options, "--gallery", "people.lance", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    expected = 'coat AND red^3 AND image:look.png^2 AND image:look.png NOT bag^0.5 NOT "blue AND red"'
+    assert (found["query"], found["presence"], found["no_match"]) == (expected, None, False)
+    labels = ["coat", "red", "image:look.png", "image:look.png (2)", "NOT bag", "NOT blue AND red"]
+    assert list(found["results"][0]["clause_scores"]) == labels
+    assert [len(result["others"]) for result in found["results"]] == [0, 0, 0]
+    typed = indexed("search", expected, "--gallery", "people.lance", "--json")
+    assert json.loads(typed.stdout) == found
+
+
+def test_a_picture_alone_is_a_query(indexed: Any) -> None:
+    picture = "crops/south/3_20240501-140000.png"
+    result = indexed("search", "--image", picture, "-k", "1", "--gallery", "people.lance", "--json")
+    (found,) = json.loads(result.stdout)["results"]
+    assert found["image_id"] == "south/3_20240501-140000.png" and found["score"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to look for"),
+        (["coat", "--weight", "2"], "each --weight belongs to an --image"),
+        (["coat", "--not", "a AND b"], "repeat --not"),
+        (["coat", "--refine", "--json"], "mark results by --right and --wrong"),
+    ],
+)
+def test_options_of_search_that_do_not_fit_are_wrong_usage(indexed: Any, arguments: list[str], message: str) -> None:
+    result = indexed("search", *arguments, "--gallery", "people.lance")
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
+
+
+def test_marks_of_the_options_are_left_out(indexed: Any) -> None:
+    marks = ["--right", "north/1_20240501-120000.png", "--wrong", "south/3_20240501-140000.png"]
+    result = indexed("search", "a man", *marks, "--gallery", "people.lance", "--json")
+    assert [found["image_id"] for found in json.loads(result.stdout)["results"]] == ["north/2_20240501-130000.png"]
+
+
+@pytest.mark.parametrize("end", ["\n\n", ""])
+def test_refine_asks_until_nothing_more_is_marked(indexed: Any, end: str) -> None:
+    first = indexed("search", "a man", "--gallery", "people.lance", "--json")
+    names = [found["image_id"] for found in json.loads(first.stdout)["results"]]
+    typed = "7\none\n1\n2,\n" + end  # two mistakes, then marks, then nothing more or the end of the input
+    result = CliRunner().invoke(app, ["search", "a man", "--gallery", "people.lance", "--refine"], input=typed)
+    assert result.exit_code == 0
+    rounds = result.stdout.split("results for 'a man'")
+    assert [names[2] in text for text in rounds] == [False, True, True]
+    assert not any(name in rounds[2].split("marked right")[0] for name in names[:2])
+    assert rounds[2].endswith(f"marked right: {names[0]}\n")
+    assert result.stderr.count("expected numbers from 1 to 3") == 2 and result.stderr.count("Enter: none") == 6
+
+
+def test_no_match_exits_with_1(ivt: Any, make_crops: Any, checkpoint: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    never = PresenceCurve((0.0,) * len(FEATURES), -3.0, 0.5, (10, 20), 100)
+    Calibration("tiny", find_version(str(folder)).revision, "synthetic", {"text": never}).save(folder)
+    make_crops("a.png", "b.png")
+    assert ivt("index", "crops", "--gallery", "people.lance", "--model", str(folder)).exit_code == 0
+    result = ivt("search", "a man", "--gallery", "people.lance", "--save", "sheet.png")
+    assert result.exit_code == 1 and Path("sheet.png").exists()
+    assert "no match: somebody in the gallery fits with a probability of 5 %" in result.stdout
+    found = json.loads(ivt("search", "a man", "--gallery", "people.lance", "--json").stdout)
+    assert found["no_match"] and found["presence"] == pytest.approx(0.0474, abs=1e-4) and len(found["results"]) == 2
 
 
 def test_search_that_finds_nothing_exits_with_1(indexed: Any) -> None:

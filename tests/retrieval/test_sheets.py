@@ -41,3 +41,20 @@ def test_queries_have_a_row_each_and_answers_a_column(tmp_path):
 def test_queries_and_answers_must_go_together(tmp_path, queries, found):
     with pytest.raises(ValueError, match="expected one list per query"):
         draw_answers(queries, found, tmp_path / "sheet.png")
+
+
+def test_notes_stand_under_the_picture_and_remarks_behind_the_query(tmp_path):
+    def dark_rows(notes: tuple[str, ...], remarks: list[str]) -> list[int]:
+        answer = Answer(Image.new("RGB", (30, 80), "orange"), 0.5, notes=notes)
+        draw_answers(["one"], [[answer] * 4], tmp_path / "sheet.png", remarks)
+        pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+        orange = (np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")) == (255, 165, 0)).all(axis=-1)
+        top, bottom = np.flatnonzero(orange.any(axis=1))[[0, -1]]
+        return [int((part < 100).any(axis=1).sum()) for part in (pixels[:top], pixels[bottom + 1 :])]
+
+    plain, noted, remarked = (
+        dark_rows((), []),
+        dark_rows(("+1.2 coat", "-0.3 NOT bag"), []),
+        dark_rows((), ["no match"]),
+    )
+    assert plain[1] == 0 < noted[1] and noted[0] == plain[0] < remarked[0] and remarked[1] == 0
