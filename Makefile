@@ -31,7 +31,8 @@ test: $(INSTALLED)
 demo: $(INSTALLED)
 	@if [ -d $(DEMO_DIR) ]; then rm -rf $(DEMO_DIR).old && mv $(DEMO_DIR) $(DEMO_DIR).old; fi
 	$(BIN)/python -m corpora.check synthetic --split test
-	$(LAUNCH) train_hf.py --config recipes/demo.yaml --output_dir $(DEMO_DIR) --max_minutes $(MINUTES)
+	$(LAUNCH) train_hf.py --config recipes/demo.yaml --output_dir $(DEMO_DIR) --max_minutes $(MINUTES) \
+		--test_at_end false
 	$(BIN)/python -m tools.answer_queries $(DEMO_DIR)/best $(DEMO_DIR)/answers.png
 	$(BIN)/python evaluate_hf.py $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
 	@echo "answers to three queries: $(DEMO_DIR)/answers.png, training curves: $(DEMO_DIR)/curves.png"

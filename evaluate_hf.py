@@ -3,7 +3,8 @@
     python evaluate_hf.py CHECKPOINT --corpus cuhk-pedes --corpus_root data/CUHK-PEDES --output metrics.json
     python evaluate_hf.py checkpoints/NAME --corpus synthetic --split val
 
-CHECKPOINT is a folder or a name on the Hub. Definitions: metric/person_retrieval/README.md.
+CHECKPOINT is a folder or a name on the Hub. Definitions: metric/person_retrieval/README.md. `--protocol reference`
+evaluates as the authors of IVT do, to compare with their figures only: see `retrieval.evaluation`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from huggingface_hub.errors import StrictDataclassError
 from corpora import CORPORA, SPLITS, load_corpus
 from metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
 from modeling_ivt.checkpoints import load_checkpoint
-from retrieval.evaluation import evaluate_retrieval
+from retrieval.evaluation import PROTOCOLS, evaluate_as_reference, evaluate_retrieval
 from retrieval.models import find_version, load_processor
 
 DIRECTIONS = ("text_to_image", "image_to_text")
@@ -40,7 +41,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", default="auto", help="auto (an accelerator if there is one), cpu, cuda:1, ...")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--average_precision", default="standard", choices=AVERAGE_PRECISIONS)
+    parser.add_argument("--average_precision", choices=AVERAGE_PRECISIONS, help="default: standard")
+    parser.add_argument("--protocol", default="standard", choices=PROTOCOLS, help="reference: for parity only")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures there too")
     return parser.parse_args(argv)
 
@@ -56,7 +58,7 @@ def table_of(results: dict[str, Any]) -> str:
     """Lay out the percentages, a direction per line."""
     columns = [name for name in results[DIRECTIONS[0]] if not name.startswith("num_")]
     lines = [f"{'':<14}" + "".join(f"{name:>8}" for name in columns)]
-    for direction in DIRECTIONS:
+    for direction in filter(results.__contains__, DIRECTIONS):
         figures = "".join(f"{results[direction][name]:>8.2f}" for name in columns)
         lines.append(f"{direction.replace('_', ' '):<14}" + figures)
     return "\n".join(lines)
@@ -65,6 +67,10 @@ def table_of(results: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate, print a table, write the json."""
     arguments = parse_arguments(argv)
+    by_reference = arguments.protocol == "reference"
+    if by_reference and arguments.average_precision == "standard":
+        raise ValueError("the reference's average precision is trapezoidal; leave out --average_precision")
+    average_precision = arguments.average_precision or ("trapezoidal" if by_reference else "standard")
     dataset = load_corpus(
         arguments.corpus, arguments.corpus_root, arguments.split, on_bad_image=arguments.on_bad_image
     )
@@ -72,18 +78,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_checkpoint(arguments.checkpoint, dtype=arguments.dtype).to(device)
     processor = load_processor(arguments.checkpoint)
     start = time.perf_counter()
-    metrics = evaluate_retrieval(
-        model, processor, dataset, arguments.batch_size, average_precision=arguments.average_precision
-    )
+    inputs = (model, processor, dataset, arguments.batch_size)
+    if by_reference:
+        metrics = evaluate_as_reference(*inputs)
+    else:
+        metrics = evaluate_retrieval(*inputs, average_precision=average_precision)
     results = {
         "checkpoint": arguments.checkpoint,
         "revision": find_version(arguments.checkpoint).revision,
         "corpus": arguments.corpus,
         "split": arguments.split,
-        "num_images": metrics["image_to_text"]["num_queries"],
+        "num_images": len(dataset),
         "num_captions": metrics["text_to_image"]["num_queries"],
         "num_people": len(set(dataset["person_id"][:])),
-        "average_precision": arguments.average_precision,
+        "protocol": arguments.protocol,
+        "average_precision": average_precision,
         **metrics,
         "device": str(device),
         "dtype": arguments.dtype,
@@ -99,9 +108,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{arguments.checkpoint} on {arguments.corpus}, {arguments.split}: {results['num_people']} people, "
         f"{results['num_images']} images, {results['num_captions']} captions, in percent\n" + table_of(results)
     )
-    for direction in DIRECTIONS:
-        if left_out := metrics[direction]["num_queries_without_match"]:
-            print(f"{direction.replace('_', ' ')}: {left_out} queries without a match are left out")
+    for direction in metrics:
+        if number := metrics[direction]["num_queries_without_match"]:
+            fate = "count as not found" if by_reference else "are left out"
+            print(f"{direction.replace('_', ' ')}: {number} queries without a match {fate}")
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

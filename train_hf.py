@@ -7,7 +7,8 @@ A recipe is a yaml file; every field of it can be given on the command line too,
 `--model.hidden_size 192`). Read this file top to bottom: recipe, data, model, optimiser, checkpoints, loop.
 
 OUTPUT_DIR holds `best` (chosen on the validation split) and `final`, both in Hub format; `checkpoints/` for
-`--resume`; `metrics.jsonl`, a line per logged step and per validation; `curves.png`.
+`--resume`; `metrics.jsonl`, a line per logged step and per validation; `curves.png`; `run.json`, what the run was and
+what came out (see `training/record.py`). The test split is read once, when training is over.
 """
 
 import logging
@@ -15,14 +16,15 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, set_seed
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -36,15 +38,26 @@ from processing.caption_augmentation import CaptionAugmentation
 from processing.levels import add_levels
 from processing.samplers import BalancedSampler, PairSampler
 from processing.views import TrainingViews
-from retrieval.evaluation import evaluate_retrieval
+from retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 from training.backward import backward
-from training.checkpoints import Progress, find_checkpoints, open_output, resume, save_checkpoint, save_model
+from training.checkpoints import Progress, best_is_saved, open_output, resume, save_checkpoint, save_model
 from training.distributed import build_accelerator, embed_in_shares, prepare
+from training.dry_run import estimate_cost
 from training.initialization import build_model
 from training.objectives import Objective
-from training.optimization import build_optimizer, learning_rate_factor
+from training.optimization import Schedule, build_optimizer, learning_rate_factor
 from training.recipe import Recipe, RunPaths, parse_arguments
-from training.runlog import RunLog
+from training.record import (
+    describe_sizes,
+    hash_rows,
+    is_finished,
+    resume_record,
+    start_record,
+    summarise_seeds,
+)
+from training.runlog import RunLog, figures_of
+from training.tracking import check_trackers, start_trackers
+from training.watch import LossWatch
 
 
 def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset, Dataset]:
@@ -94,25 +107,10 @@ def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_pro
 
 def validate(accelerator: Accelerator, objective: nn.Module, processor: IVTProcessor, rows: Dataset) -> dict[str, Any]:
     """Evaluate, each process embedding a share, and let all go by what the first one found."""
-    share = partial(embed_in_shares, accelerator)
-    metrics = evaluate_retrieval(accelerator.unwrap_model(objective), processor, rows, progress=False, share=share)
+    model, share = accelerator.unwrap_model(objective), partial(embed_in_shares, accelerator)
+    progress = accelerator.is_main_process and sys.stderr.isatty()
+    metrics = evaluate_retrieval(model, processor, rows, progress=progress, share=share)
     return broadcast_object_list([metrics])[0]
-
-
-def mean_loss(losses: list[torch.Tensor], step: int, output_dir: Path) -> float:
-    """Mean of some losses.
-
-    Raises:
-        FloatingPointError: if the mean is not finite, so that no such state is saved.
-    """
-    mean = torch.stack(losses).mean().item()
-    if not math.isfinite(mean):
-        good = find_checkpoints(output_dir)
-        raise FloatingPointError(
-            f"the loss is {mean} at step {step}; lower learning_rate, set max_grad_norm or use mixed_precision no. "
-            f"Last good checkpoint: {good[-1] if good else 'none yet'}"
-        )
-    return mean
 
 
 def train_on_batch(
@@ -135,41 +133,117 @@ def train_on_batch(
     return loss
 
 
+def test_models(
+    paths: RunPaths, recipe: Recipe, processor: IVTProcessor, device: torch.device, record: dict[str, Any]
+) -> None:
+    """Read the test split and evaluate `best` and `final` on it, as they were saved; the record takes the figures."""
+    rows = load_corpus(recipe.corpus, paths.corpus_root, "test", on_bad_image=recipe.on_bad_image)
+    record["corpus"]["sizes"]["test"], record["corpus"]["hash"]["test"] = describe_sizes(rows), hash_rows(rows)
+    evaluate = evaluate_retrieval if recipe.protocol == "standard" else evaluate_as_reference
+    results: dict[str, Any] = {}
+    for name in ("best", "final"):
+        if name == "final" and record["results"]["validation"]["step"] == record["steps"]:
+            results[name] = results["best"]  # the same weights
+        else:
+            model = load_checkpoint(str(Path(paths.output_dir) / name), dtype=torch.float32).to(device)
+            results[name] = evaluate(model, processor, rows, progress=sys.stderr.isatty())
+        print(f"test, {name}: {figures_of(results[name])}")
+    record["results"]["test"] = results
+
+
+def dry_run(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    processor: IVTProcessor,
+    validation_rows: Dataset,
+    recipe: Recipe,
+    schedule: Schedule,
+) -> None:
+    """Measure a few steps and part of a validation, and print what the run would cost."""
+    part = validation_rows.select(range(min(64, len(validation_rows))))
+    started = time.perf_counter()
+    validate(accelerator, objective, processor, part)
+    seconds = (time.perf_counter() - started) * len(validation_rows) / len(part)
+    num_validations = math.ceil(schedule.total_steps / schedule.steps_per_epoch / recipe.eval_epochs)
+    objective.train()
+    cost = estimate_cost(
+        accelerator,
+        objective,
+        optimizer,
+        loader,
+        lambda batch: train_on_batch(accelerator, objective, optimizer, batch, recipe, factor=1.0),
+        schedule,
+        num_validations * seconds,
+    )
+    accelerator.print(cost)
+
+
 def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:
     """Train, validating as the recipe says, and leave `best` and `final` in the output folder."""
-    accelerator = build_accelerator(recipe)
+    output_dir = Path(paths.output_dir)
+    check_trackers(paths.trackers)
+    accelerator = build_accelerator(paths, recipe)
     if not accelerator.is_main_process:
         logging.disable(logging.WARNING)  # once is enough
-    output_dir = Path(paths.output_dir)
     set_seed(recipe.seed)  # the same first weights in every process
     model, processor, origin = build_model(recipe, model_fields)
     for line in origin:
         accelerator.print(line)
-    with accelerator.main_process_first():  # the first one draws, decodes and caches, the others read
+    if not paths.dry_run:
         if accelerator.is_main_process:
             open_output(output_dir, recipe, model_fields, paths.resume)
+        if paths.resume and is_finished(output_dir, recipe.test_at_end):
+            accelerator.print(f"the run in {output_dir} is finished; run.json there tells what came out")
+            return
+    with accelerator.main_process_first():  # the first one draws, decodes and caches, the others read
         train_rows, validation_rows = load_data(paths, recipe)
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
     objective = Objective(model, recipe, train_rows["person_id"])
     objective, optimizer, loader = prepare(accelerator, objective, build_optimizer(objective, recipe), loader)
-    progress = Progress(num_processes=accelerator.num_processes)
-    accelerator.register_for_checkpointing(progress)
-    if paths.resume:
-        resume(accelerator, output_dir, progress)
-
-    steps_per_epoch = math.ceil(len(loader) / recipe.gradient_accumulation_steps)
-    total_steps = recipe.max_steps or recipe.epochs * steps_per_epoch
-    warmup_steps = round(recipe.warmup_epochs * steps_per_epoch)
-    time_limit = 60 * recipe.max_minutes if recipe.max_minutes else math.inf
+    schedule = Schedule.of(recipe, len(loader))
     pairs_per_step = recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes
+    splits = {"train": train_rows, "val": validation_rows}
+    for name, rows in splits.items():
+        accelerator.print(
+            f"{name}: {', '.join(f'{number:,} {kind}' for kind, number in describe_sizes(rows).items())}"
+        )
     accelerator.print(
         f"{len(loader.dataset)} image-caption pairs, {pairs_per_step} a step on {accelerator.num_processes} "
         f"process(es); {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
     )
-    log = RunLog(output_dir, progress.step, total_steps) if accelerator.is_main_process else None
+    if paths.dry_run:
+        dry_run(accelerator, objective, optimizer, loader, processor, validation_rows, recipe, schedule)
+        return
+    progress = Progress(num_processes=accelerator.num_processes)
+    accelerator.register_for_checkpointing(progress)
+    if paths.resume:
+        resume(accelerator, output_dir, progress)
+    log, watch = None, LossWatch(accelerator, output_dir)
+    if accelerator.is_main_process:
+        record = resume_record(output_dir, progress.step) or start_record(
+            recipe, model_fields, model, splits, accelerator.device, accelerator.num_processes
+        )
+        start_trackers(accelerator, output_dir, record, progress.step)
+        log = RunLog(output_dir, record, progress, schedule.total_steps, accelerator.log)
+    if progress.best_step and not best_is_saved(accelerator, output_dir, progress):
+        if progress.best_step == progress.step:  # the run was killed just before
+            save_model(accelerator, objective, processor, output_dir / "best", log and log.record)
+        else:  # newer checkpoints were damaged, and `best` is of a step that is yet to come
+            progress.best, progress.best_step = -1.0, 0
+
     started = time.perf_counter() - progress.seconds
-    done = max(progress.step / total_steps, progress.seconds / time_limit)  # share of the run, 1 at its end
-    losses: list[torch.Tensor] = []
+
+    def share_done() -> float:
+        """Note the time, and return the share of the run that is over."""
+        progress.seconds = time.perf_counter() - started
+        done = schedule.share_done(progress.step, progress.seconds)
+        if recipe.max_minutes:  # clocks differ: all follow the first process, or their learning rates would part
+            done = broadcast_object_list([done])[0]
+        return done
+
+    done = schedule.share_done(progress.step, progress.seconds)
     while done < 1:
         objective.train()
         loader.set_epoch(progress.epoch)
@@ -177,57 +251,83 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             # hidden tokens and dropout depend on where the run stands alone, so a resumed run draws the same ones
             place = (recipe.seed, progress.epoch, progress.batch, accelerator.process_index)
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-            factor = learning_rate_factor(progress.step, warmup_steps, done, recipe.min_lr_ratio)
-            losses.append(train_on_batch(accelerator, objective, optimizer, batch, recipe, factor))
+            factor = learning_rate_factor(progress.step, schedule.warmup_steps, done, recipe.min_lr_ratio)
+            loss = train_on_batch(accelerator, objective, optimizer, batch, recipe, factor)
+            watch.add(progress.step + 1, loss, batch["image_ids"])
             progress.batch += 1
             if not accelerator.sync_gradients:
                 continue
             progress.step += 1
             accelerator.unwrap_model(objective).update_average(progress.step)
-            progress.seconds = time.perf_counter() - started
-            done = max(progress.step / total_steps, progress.seconds / time_limit)
-            if recipe.max_minutes:  # clocks differ: all follow the first process, or their learning rates would part
-                done = broadcast(torch.tensor(done, device=accelerator.device)).item()
+            done = share_done()
             if log:
                 log.advance(progress.step, done)
-            saves = recipe.save_steps and progress.step % recipe.save_steps == 0
-            if saves or done >= 1 or progress.step % recipe.log_steps == 0:
-                mean = mean_loss(losses, progress.step, output_dir)
-                losses.clear()
+            ends_epoch = progress.batch == len(loader)  # which is saved below, with its validation
+            saves = recipe.save_steps and progress.step % recipe.save_steps == 0 and not ends_epoch
+            if saves or ends_epoch or done >= 1 or progress.step % recipe.log_steps == 0:
+                mean = watch.mean()
                 if log:
                     log.write_step(progress, mean, factor * recipe.learning_rate, pairs_per_step)
             if done >= 1:
                 break
             if saves:
+                watch.check_weights(objective, progress.step)
                 save_checkpoint(accelerator, output_dir, progress.step, recipe.keep_checkpoints)
         else:  # not broken off: the epoch is complete
             progress.epoch, progress.batch = progress.epoch + 1, 0
-            if losses:  # nothing that is not finite gets saved below
-                mean_loss(losses, progress.step, output_dir)
+        watch.check_weights(objective, progress.step)
+        metrics = None
         if done >= 1 or progress.epoch % recipe.eval_epochs == 0:
             metrics = validate(accelerator, objective, processor, validation_rows)
-            new_best = metrics["text_to_image"]["R@1"] > progress.best
-            if new_best:
-                progress.best = metrics["text_to_image"]["R@1"]
-                save_model(accelerator, objective, processor, output_dir / "best")
-            if log:
-                log.write_validation(progress, metrics, new_best)
+            done = share_done()
+            if metrics["text_to_image"]["R@1"] > progress.best:
+                progress.best, progress.best_step = metrics["text_to_image"]["R@1"], progress.step
+        if log:
+            log.write_epoch(progress, metrics)
         save_checkpoint(accelerator, output_dir, progress.step, recipe.keep_checkpoints)
-    save_model(accelerator, objective, processor, output_dir / "final")
+        if metrics and progress.best_step == progress.step:
+            save_model(accelerator, objective, processor, output_dir / "best", log and log.record)
+    save_model(accelerator, objective, processor, output_dir / "final", log and log.record)
     if log:
         log.bar.close()
-    accelerator.print(
-        f"best validation R@1 {progress.best:.1f} % after {progress.seconds / 60:.1f} minutes; models in "
-        f"{output_dir / 'best'} and {output_dir / 'final'}"
-    )
-    accelerator.end_training()
+        print(
+            f"best validation R@1 {progress.best:.1f} % after {progress.seconds / 60:.1f} minutes; models in "
+            f"{output_dir / 'best'} and {output_dir / 'final'}"
+        )
+        if recipe.test_at_end:
+            test_models(paths, recipe, processor, accelerator.device, log.record)
+        log.update_record(progress, finished=True)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def train_seeds(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:
+    """Train with one seed after the other, each in a folder of its own, and tell mean and standard deviation."""
+    output_dir = Path(paths.output_dir)
+    folders = {seed: output_dir / f"seed-{seed}" for seed in range(recipe.seed, recipe.seed + paths.seeds)}
+    state = PartialState()
+    for seed, folder in folders.items():
+        state.print(f"seed {seed} in {folder}")
+        train(replace(paths, output_dir=str(folder)), replace(recipe, seed=seed), model_fields)
+    if state.is_main_process:
+        print(summarise_seeds(output_dir, folders))
+
+
+def main() -> None:
+    """Train as the command line says."""
+    paths, recipe, model_fields = parse_arguments()
+    if paths.seeds > 1 and not paths.dry_run:
+        train_seeds(paths, recipe, model_fields)
+    else:
+        train(paths, recipe, model_fields)
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     disable_progress_bar()  # transformers' own, for the few moments of writing weights
     try:
-        train(*parse_arguments())
-    except (ValueError, OSError, StrictDataclassError) as error:
+        main()
+    except (ValueError, OSError, FloatingPointError, StrictDataclassError) as error:
         # of several processes the first one speaks
         sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)

@@ -89,7 +89,7 @@ def embed_images(
 
     embeds = []
     total = len(images) if isinstance(images, Sized) else None
-    with evaluating(model), tqdm(desc="Images", total=total, unit="image", disable=not progress) as bar:
+    with evaluating(model), tqdm(desc="images", total=total, unit="image", leave=None, disable=not progress) as bar:
         for pixel_values in prefetch(load, image_batches(images, batch_size), num_threads):
             pixel_values = pixel_values.to(weight.device, weight.dtype)
             embeds.append(model.get_image_features(pixel_values=pixel_values, cls_only=True).pooler_output)  # (B, D)
@@ -100,7 +100,12 @@ def embed_images(
 
 
 def embed_texts(
-    model: torch.nn.Module, processor: Any, texts: Iterable[str], batch_size: int = 64, progress: bool = True
+    model: torch.nn.Module,
+    processor: Any,
+    texts: Iterable[str],
+    batch_size: int = 64,
+    progress: bool = True,
+    max_length: int | None = None,
 ) -> torch.Tensor:
     """Embed sentences on the model's device; the processor truncates those longer than the model holds.
 
@@ -112,6 +117,7 @@ def embed_texts(
         texts: sentences of at least one word.
         batch_size: sentences per call of the model.
         progress: show a progress bar.
+        max_length: tokens at which a sentence is cut off, [CLS] and [SEP] among them; by default the processor's.
 
     Returns:
         Unit-length vectors (n, D), float32, on the CPU, in the order of the texts.
@@ -129,15 +135,18 @@ def embed_texts(
             raise ValueError(f"text {index} is {text!r}, expected a sentence; leave out texts without words")
 
     device = next(model.parameters()).device
+    options = {} if max_length is None else {"max_length": max_length}
     longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a lack of memory shows at once
     embeds = []
-    with evaluating(model), tqdm(desc="Texts", total=len(texts), unit="text", disable=not progress) as bar:
+    with evaluating(model), tqdm(desc="texts", total=len(texts), unit="text", leave=None, disable=not progress) as bar:
         for start in range(0, len(texts), batch_size):
             batch = [texts[index] for index in longest_first[start : start + batch_size]]
-            tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt").to(device)  # (B, L)
+            tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt", **options).to(device)
             embeds.append(
                 model.get_text_features(
-                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], cls_only=True
+                    input_ids=tokens["input_ids"],
+                    attention_mask=tokens["attention_mask"],
+                    cls_only=True,  # (B, L)
                 ).pooler_output  # (B, D)
             )
             bar.update(len(batch))

@@ -17,7 +17,7 @@ from corpora import FEATURES
 from metric.person_retrieval.person_retrieval import retrieval_metrics
 from modeling_ivt import IVTModel
 from processing import IVTImageProcessor, IVTProcessor
-from retrieval.evaluation import evaluate_retrieval
+from retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "gray": (128, 128, 128)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, "a", "man", "in", "."]
@@ -123,6 +123,47 @@ def test_batches_change_no_metric_of_the_real_model(tiny_model: IVTModel, proces
     assert tiny_model.training
 
 
+def areas_under_precision(right: list[bool]) -> float:
+    """Average precision by trapezoids, looked up place by place in a ranking."""
+    area = 0.0
+    for place, is_right in enumerate(right):
+        if is_right:
+            before = sum(right[:place]) / place if place else 1.0
+            area += (before + sum(right[: place + 1]) / (place + 1)) / 2
+    return area / sum(right)
+
+
+@pytest.mark.parametrize("captions_per_image", [(2, 3, 1, 2), (1, 1, 1, 1), (2, 2, 2, 2)])
+def test_reference_protocol_is_that_of_the_authors(
+    tiny_model: IVTModel, processor: IVTProcessor, captions_per_image: tuple[int, ...]
+) -> None:
+    sentences = ["a man in red.", "red " * 15, "green", "in blue", "a blue man", "gray.", "man", "a"]
+    rows, remaining = [], iter(sentences)
+    for number, (colour, count) in enumerate(zip(COLOURS, captions_per_image, strict=True)):
+        rows.append((colour, (7, 9, 7, 5)[number], [next(remaining) for _ in range(count)]))
+    processor.tokenizer.model_max_length = 8  # captions are as long as the model holds, 16 tokens
+    metrics = evaluate_as_reference(tiny_model, processor, rows_of(*rows), 3, ks=(1, 2), progress=False)
+
+    pairs = [(colour, person, caption) for colour, person, captions in rows for caption in captions]
+    gallery = pairs if captions_per_image == (1, 1, 1, 1) else pairs[::2]
+    first_places, precisions = [], []
+    with torch.no_grad():
+        crops = [PIL.Image.new("RGB", (4, 7), COLOURS[colour]) for colour, *_ in gallery]
+        images = [tiny_model(**processor(images=crop, return_tensors="pt")).image_embeds[0] for crop in crops]
+        for _, person, caption in pairs:
+            inputs = processor(text=caption, max_length=16, return_tensors="pt")
+            text = tiny_model(**inputs).text_embeds[0]
+            order = sorted(range(len(gallery)), key=lambda i: -torch.cosine_similarity(text, images[i], dim=0))
+            right = [gallery[i][1] == person for i in order]
+            first_places.append(right.index(True) if any(right) else len(gallery))
+            precisions.append(areas_under_precision(right) if any(right) else 0.0)
+    found = metrics["text_to_image"]
+    assert metrics.keys() == {"text_to_image"} and found["num_queries"] == len(pairs)
+    for k in (1, 2):
+        assert found[f"R@{k}"] == pytest.approx(100 * sum(place < k for place in first_places) / len(pairs))
+    assert found["mAP"] == pytest.approx(100 * sum(precisions) / len(pairs))
+
+
 @pytest.fixture
 def checkpoint(tiny_model: IVTModel, processor: IVTProcessor, tmp_path: Path) -> Path:
     tiny_model.save_pretrained(tmp_path / "model")
@@ -177,6 +218,17 @@ def test_average_precision_and_dtype_reach_the_figures(checkpoint: Path, corpus:
     assert figures["area"]["text_to_image"]["mAP"] < figures["plain"]["text_to_image"]["mAP"]
     assert figures["area"]["text_to_image"]["R@1"] == figures["plain"]["text_to_image"]["R@1"]
     assert [figures[name]["dtype"] for name in figures] == ["float32", "float32", "bfloat16"]
+
+
+def test_reference_protocol_prints_and_writes_its_one_direction(
+    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(checkpoint, corpus, "--protocol", "reference", "--output", str(tmp_path / "metrics.json"))
+    results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert (results["protocol"], results["average_precision"]) == ("reference", "trapezoidal")
+    assert "image_to_text" not in results and "image to text" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="trapezoidal; leave out --average_precision"):
+        run(checkpoint, corpus, "--protocol", "reference", "--average_precision", "standard")
 
 
 def test_bad_images_are_an_error_unless_skipped(checkpoint: Path, corpus: Path, capsys: Any) -> None:

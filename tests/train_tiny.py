@@ -1,14 +1,19 @@
-"""Train a tiny model without anything random in it; tests start it, alone or as one of two processes.
+"""Train a tiny model in a process of its own: to be killed, to run out of disk, alone or as one of two processes.
 
 python tests/train_tiny.py OUTPUT_DIR CORPUS_CACHE '{"batch_size": 8}' [resume]
 
-The third argument holds fields of the recipe. Under `accelerate launch` with a configuration for FSDP or DeepSpeed,
-two processes share the model, also on a CPU.
+The third argument holds fields of the recipe; nothing in the model is random then. Under `accelerate launch` with a
+configuration for FSDP or DeepSpeed, two processes share the model, also on a CPU.
 """
 
+import itertools
 import json
 import os
+import resource
+import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.state import PartialState
@@ -19,7 +24,8 @@ import train_hf
 from corpora import load_synthetic
 from training.recipe import Recipe, RunPaths
 
-NUM_PEOPLE = {"train": 6, "val": 4}
+ROOT = Path(__file__).parents[1]
+NUM_PEOPLE = {"train": 6, "val": 4, "test": 4}
 TINY_MODEL = {
     "image_size": [48, 32],
     "patch_stride": 16,
@@ -30,10 +36,11 @@ TINY_MODEL = {
     "max_position_embeddings": 96,
 }
 NOTHING_RANDOM = {"hidden_dropout_prob": 0.0, "drop_path_rate": 0.0, "bmm_ratio": 0.0, "initializer_range": 0.2}
+FILE_OPERATIONS = {"open", "os.mkdir", "os.rename", "shutil.rmtree"}  # names of Python's audit events
 
 
 def load_tiny(cache: str, split: str) -> Dataset:
-    """Six people for training, four for validation, two images each."""
+    """Six people for training, four for validation and for the test, two images each."""
     return load_synthetic(split, cache, num_people=NUM_PEOPLE[split], images_per_person=2, num_proc=1)
 
 
@@ -46,26 +53,60 @@ def shard_on_the_cpu() -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def main(output_dir: str, corpus_cache: str, settings: str, resume: str = "") -> None:
+def train_sentences(
+    output_dir: str, corpus_cache: str, resume: bool, settings: dict[str, Any], model_fields: dict[str, Any]
+) -> None:
+    """Train on whole sentences; with batches of 8 an epoch has 3 steps."""
     torch.set_num_threads(1)
-    if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
-        shard_on_the_cpu()
     train_hf.load_corpus = lambda name, root, split, **options: load_tiny(corpus_cache, split)
     train_hf.add_levels = lambda rows: rows  # whole sentences need none
-    fields = {
-        "tokenizer": "recipes/tokenizer-synthetic",
-        "levels": ["sentence"],
-        "num_views": 1,
-        "text_groups": 2,
-        "itc_weight": 1.0,
-        "learning_rate": 0.01,
-        "warmup_epochs": 0.0,
-        "max_steps": 4,
-        "log_steps": 1,
-        "num_workers": 0,
-    }
-    recipe = Recipe(**(fields | json.loads(settings)))
-    train_hf.train(RunPaths(output_dir, resume=bool(resume)), recipe, TINY_MODEL | NOTHING_RANDOM)
+    fields = {"tokenizer": str(ROOT / "recipes/tokenizer-synthetic"), "levels": ["sentence"], "num_views": 1}
+    recipe = Recipe(**(fields | {"log_steps": 1, "num_workers": 0} | settings))
+    train_hf.train(RunPaths(output_dir, resume=resume), recipe, TINY_MODEL | model_fields)
+
+
+def train_until_killed(output_dir: str, corpus_cache: str, die_at: tuple[str, str, int] | None = None) -> None:
+    """Train 7 steps, with checkpoints after 2, 3, 4, 6, 7; the same command whether it begins or resumes.
+
+    Args:
+        output_dir: of the run.
+        corpus_cache: where the corpus is.
+        die_at: event, part of a path in the output folder, number. The process kills itself just before this number,
+            from 1, of its file operations of that kind, or of its batches (event "batch").
+    """
+    train_on_batch = train_hf.train_on_batch
+
+    def announced(*arguments: Any, **more: Any) -> torch.Tensor:
+        sys.audit("batch", output_dir)
+        return train_on_batch(*arguments, **more)
+
+    def die(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in {*FILE_OPERATIONS, "batch"} or not str(arguments[0]).startswith(output_dir):
+            return
+        if event.startswith(die_at[0]) and die_at[1] in str(arguments[0]) and next(numbers) == die_at[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if die_at:
+        numbers = itertools.count(1)
+        train_hf.train_on_batch = announced
+        sys.addaudithook(die)
+    settings = {"batch_size": 8, "optimizer": "adamw", "max_steps": 7, "save_steps": 2}
+    train_sentences(output_dir, corpus_cache, True, settings, {})
+
+
+def train_with_small_disk(output_dir: str, corpus_cache: str, max_bytes: int) -> None:
+    """`train_until_killed` where no file may be larger than this: writes fail as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # which would end the process instead
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
+    train_until_killed(output_dir, corpus_cache)
+
+
+def main(output_dir: str, corpus_cache: str, settings: str, resume: str = "") -> None:
+    """Train without anything random."""
+    if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
+        shard_on_the_cpu()
+    fields = {"text_groups": 2, "itc_weight": 1.0, "learning_rate": 0.01, "warmup_epochs": 0.0, "max_steps": 4}
+    train_sentences(output_dir, corpus_cache, bool(resume), fields | json.loads(settings), NOTHING_RANDOM)
 
 
 if __name__ == "__main__":

@@ -6,26 +6,32 @@ Configurations for `accelerate launch` lie in `recipes/accelerate/`.
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from .objectives import Objective
-from .recipe import Recipe
+from .recipe import Recipe, RunPaths
 
 
-def build_accelerator(recipe: Recipe) -> Accelerator:
-    """The accelerator of a run.
+def build_accelerator(paths: RunPaths, recipe: Recipe) -> Accelerator:
+    """The accelerator of a run, with its trackers.
 
     Raises:
         ValueError: for a way of sharding that cannot do what the recipe asks for.
     """
     # given as a plugin, the launcher's environment does not override it
     accumulation = GradientAccumulationPlugin(num_steps=recipe.gradient_accumulation_steps)
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, gradient_accumulation_plugin=accumulation)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        gradient_accumulation_plugin=accumulation,
+        log_with=paths.trackers or None,
+        project_config=ProjectConfiguration(logging_dir=str(Path(paths.output_dir) / "tensorboard")),
+    )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError("FSDP version 1 is not supported; set fsdp_version: 2, as in recipes/accelerate/fsdp.yaml")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

@@ -1,7 +1,8 @@
-"""Optimiser and learning rate of a recipe."""
+"""Optimiser of a recipe, length of its run, and the learning rate on the way."""
 
 import math
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -55,3 +56,30 @@ def learning_rate_factor(step: int, warmup_steps: int, progress: float, min_lr_r
     warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     return warmup * (min_lr_ratio + (1.0 - min_lr_ratio) * cosine)
+
+
+@dataclass
+class Schedule:
+    """How long a run lasts, in batches of each process, optimiser steps and seconds."""
+
+    batches_per_step: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    time_limit: float  # seconds, or infinity
+
+    @classmethod
+    def of(cls, recipe: Recipe, batches_per_epoch: int) -> "Schedule":
+        """The schedule of a recipe."""
+        steps_per_epoch = math.ceil(batches_per_epoch / recipe.gradient_accumulation_steps)
+        return cls(
+            batches_per_step=recipe.gradient_accumulation_steps,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=recipe.max_steps or recipe.epochs * steps_per_epoch,
+            warmup_steps=round(recipe.warmup_epochs * steps_per_epoch),
+            time_limit=60 * recipe.max_minutes if recipe.max_minutes else math.inf,
+        )
+
+    def share_done(self, step: int, seconds: float) -> float:
+        """The share of the run that is over, 1 or more at its end, whether steps or seconds end it."""
+        return max(step / self.total_steps, seconds / self.time_limit)

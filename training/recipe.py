@@ -10,7 +10,11 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from corpora.rows import check_choice
 from modeling_ivt import IVTConfig
+from retrieval.evaluation import PROTOCOLS
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
 
 MODEL_SIZES: dict[str, dict[str, Any]] = {
     "ivt-tiny": {
@@ -45,11 +49,26 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class RunPaths:
-    """Where a run reads and writes; differs from machine to machine."""
+    """Where a run reads and writes, and how it is started: what may differ from machine to machine."""
 
     output_dir: str = field(default="runs/ivt", metadata={"help": "folder for models, checkpoints and metrics"})
     corpus_root: str | None = field(default=None, metadata={"help": "folder of the corpus (synthetic: the cache)"})
     resume: bool = field(default=False, metadata={"help": "go on from the newest checkpoint in output_dir"})
+    seeds: int = field(default=1, metadata={"help": "run this many seeds, from seed on, each in a folder of its own"})
+    report_to: str = field(default="", metadata={"help": "trackers, e.g. tensorboard,trackio,wandb"})
+    dry_run: bool = field(default=False, metadata={"help": "measure a few steps, tell the cost of the run, and end"})
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise show up late."""
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}; it must be at least 1")
+        for name in self.trackers:
+            check_choice("report_to", name, TRACKERS)
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names in `report_to`."""
+        return [name.strip() for name in self.report_to.split(",") if name.strip()]
 
 
 @dataclass
@@ -134,6 +153,11 @@ class Recipe:
     seed: int = field(default=0, metadata={"help": "of first weights, order, augmentation and hidden tokens"})
 
     eval_epochs: int = field(default=1, metadata={"help": "validate every so many epochs"})
+    test_at_end: bool = field(default=True, metadata={"help": "evaluate best and final on the test split, once"})
+    protocol: str = field(
+        default="standard",
+        metadata={"help": "of the test; reference: as IVT's authors evaluate, for parity only"},
+    )
     log_steps: int = field(default=50, metadata={"help": "write a line of metrics every so many steps"})
     save_steps: int | None = field(default=None, metadata={"help": "checkpoint every so many steps, too"})
     keep_checkpoints: int = field(default=2, metadata={"help": "older checkpoints are deleted"})
@@ -142,16 +166,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what would otherwise show up late."""
-        if self.model_size not in (None, *MODEL_SIZES):
-            raise ValueError(f"model_size is {self.model_size!r}; choose one of {', '.join(MODEL_SIZES)}")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; choose sgd or adamw")
+        if self.model_size is not None:
+            check_choice("model_size", self.model_size, MODEL_SIZES)
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        check_choice("gather", self.gather, ("all", "none"))
+        check_choice("mixed_precision", self.mixed_precision, ("no", "fp16", "bf16"))
+        check_choice("protocol", self.protocol, PROTOCOLS)
         counts = ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups")
         for name in (*counts, "cached_chunk", "pairs_per_person"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.gather not in ("all", "none"):
-            raise ValueError(f"gather is {self.gather!r}; choose all or none")
         weights = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight")
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0: there is no loss; give one of them a weight")

@@ -1,33 +1,57 @@
-"""What a person sees of a run: progress bar, metrics and curves."""
+"""What a person sees of a run: progress bar, a line per epoch, metrics, curves, trackers, and the record of it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from .checkpoints import Progress
+from .checkpoints import Progress, saving
+from .files import write_text
+from .record import SHOWN, write_record
+
+
+def figures_of(metrics: dict[str, Any]) -> str:
+    """The text-to-image figures of an evaluation, in percent."""
+    return "  ".join(f"{name} {metrics['text_to_image'][name]:.1f}" for name in SHOWN)
 
 
 class RunLog:
-    """What a person sees of a run: the progress bar, a line per logged step in `metrics.jsonl`, and `curves.png`."""
+    """What a person sees of a run; lives in the first process.
 
-    def __init__(self, folder: Path, step: int, total_steps: int):
+    Args:
+        folder: the run's; gets `metrics.jsonl`, `curves.png` and `run.json`.
+        record: see `record.py`; kept up to date here.
+        progress: where the run stands.
+        total_steps: where it will end, if no time limit ends it.
+        track: takes figures and the step they belong to, such as `Accelerator.log`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        record: dict[str, Any],
+        progress: Progress,
+        total_steps: int,
+        track: Callable[[dict[str, float], int], None],
+    ):
+        self.folder, self.record, self.track = folder, record, track
         self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text().splitlines(keepends=True) if step and self.path.exists() else []
+        lines = self.path.read_text().splitlines(keepends=True) if progress.step and self.path.exists() else []
         records = (json.loads(line) for line in lines if line.endswith("\n"))  # a kill may have cut the last one short
         # what an interrupted run wrote after its last checkpoint is about to be done again
-        self.records = [record for record in records if record["step"] <= step]
-        new = self.path.with_name("metrics.jsonl.new")
-        new.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        new.replace(self.path)
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", desc="training", dynamic_ncols=True)
+        self.records = [record for record in records if record["step"] <= progress.step]
+        with saving(self.path, folder):
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+            self.update_record(progress)
+        self.bar = tqdm(total=total_steps, initial=progress.step, unit="step", desc="training", dynamic_ncols=True)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line to the metrics."""
         self.records.append(record)
-        with self.path.open("a") as file:
+        with saving(self.path, self.folder), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def advance(self, step: int, done: float) -> None:
@@ -48,14 +72,45 @@ class RunLog:
                 "learning_rate": learning_rate,
             }
         )
+        self.track(
+            {"train/loss": loss, "train/learning_rate": learning_rate, "train/pairs_per_second": rate}, progress.step
+        )
 
-    def write_validation(self, progress: Progress, metrics: dict[str, Any], new_best: bool) -> None:
-        """Append a validation, print it above the bar and draw the curves anew."""
-        self.write({"step": progress.step, "epoch": progress.epoch, "validation": metrics})
-        figures = "  ".join(f"{name} {metrics['text_to_image'][name]:.1f}" for name in ("R@1", "R@5", "R@10", "mAP"))
-        mark = "  (best so far)" if new_best else ""
-        self.bar.write(f"step {progress.step}, {progress.seconds / 60:.1f} min: validation {figures}{mark}")
-        self.draw_curves()
+    def write_epoch(self, progress: Progress, metrics: dict[str, Any] | None) -> None:
+        """Print a line about an epoch that is over, and its validation if there was one, which also is recorded."""
+        epoch = progress.epoch if progress.batch == 0 else progress.epoch + 1
+        losses = [r["loss"] for r in self.records if "loss" in r and r["epoch"] == epoch - 1]
+        line = f"epoch {epoch}, step {progress.step}, {progress.seconds / 60:.1f} min"
+        line += f": loss {sum(losses) / len(losses):.3f}"
+        if metrics:
+            self.write_validation(progress, metrics)
+            mark = "  (best so far)" if progress.best_step == progress.step else ""
+            line += f", validation {figures_of(metrics)}{mark}"
+        self.bar.write(line)
+
+    def write_validation(self, progress: Progress, metrics: dict[str, Any]) -> None:
+        """Append a validation, draw the curves and write the record anew."""
+        times = {"step": progress.step, "epoch": progress.epoch, "seconds": round(progress.seconds, 1)}
+        self.write(times | {"validation": metrics})
+        figures = {
+            f"validation/{direction}/{name.replace('@', '')}": figure
+            for direction in metrics
+            for name, figure in metrics[direction].items()
+        }
+        self.track(figures, progress.step)
+        with saving(self.folder / "curves.png", self.folder):
+            self.draw_curves()
+            self.update_record(progress)
+
+    def update_record(self, progress: Progress, finished: bool = False) -> None:
+        """Write `run.json` anew, beside the models too when all is done."""
+        best = [r for r in self.records if "validation" in r and r["step"] == progress.best_step]
+        results = self.record["results"]
+        results["validation"] = {"step": progress.best_step} | best[0]["validation"] if best else None
+        times = {"steps": progress.step, "epochs": progress.epoch, "wall_seconds": round(progress.seconds, 1)}
+        self.record |= times | {"finished": finished}
+        models = [self.folder / "best", self.folder / "final"] if finished else []
+        write_record(self.record, *models, self.folder)  # the run's own comes last: where it says so, all is done
 
     def draw_curves(self) -> None:
         """Draw loss and validation accuracy over the optimiser steps."""
@@ -65,9 +120,9 @@ class RunLog:
         validations = [r for r in self.records if "validation" in r]
         loss_axes.plot([r["step"] for r in losses], [r["loss"] for r in losses])
         loss_axes.set(title="training", xlabel="optimiser step", ylabel="loss")
-        for name in ("R@1", "R@5", "R@10", "mAP"):
+        for name in SHOWN:
             values = [r["validation"]["text_to_image"][name] for r in validations]
             recall_axes.plot([r["step"] for r in validations], values, marker="o", markersize=3, label=name)
         recall_axes.set(title="validation, text to image", xlabel="optimiser step", ylabel="percent", ylim=(0, 100))
         recall_axes.legend()
-        figure.savefig(self.path.with_name("curves.png"), dpi=120)
+        figure.savefig(self.folder / "curves.png", dpi=120)

@@ -21,7 +21,14 @@ def test_command_line_wins_over_recipe_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "misspelt, nearest", [("learning_rat", "learning_rate"), ("model.hiden_size", "model.hidden")]
+    "misspelt, nearest",
+    [
+        ("learning_rat", "learning_rate"),
+        ("model.hiden_size", "model.hidden_size"),
+        ("hidden_size", "model.hidden_size"),  # of the model, and written among the recipe's
+        ("test_at_the_end", "test_at_end"),
+        ("dryrun", "dry_run"),
+    ],
 )
 def test_misspelt_field_names_the_nearest(tmp_path, misspelt, nearest):
     with pytest.raises(ValueError, match=f"no field '{misspelt}'; the nearest is '{nearest}"):
@@ -31,6 +38,16 @@ def test_misspelt_field_names_the_nearest(tmp_path, misspelt, nearest):
     recipe_file.write_text(f"{group}:\n  {name}: 1\n" if group else f"{name}: 1\n")
     with pytest.raises(ValueError, match=f"the nearest is '{nearest}"):
         parse_arguments(["--config", str(recipe_file)])
+
+
+def test_run_may_be_told_what_is_reported_where(tmp_path):
+    paths = parse_arguments(["--report_to", "tensorboard, wandb", "--seeds", "3", "--dry_run", "--test_at_end", "no"])
+    assert paths[0].trackers == ["tensorboard", "wandb"]
+    assert (paths[0].seeds, paths[0].dry_run, paths[1].test_at_end) == (3, True, False)
+    with pytest.raises(ValueError, match="report_to is 'tensorbord', expected one of .*did you mean 'tensorboard'"):
+        RunPaths(report_to="wandb,tensorbord")
+    with pytest.raises(ValueError, match="seeds is 0"):
+        RunPaths(seeds=0)
 
 
 @pytest.mark.parametrize("recipe_file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
@@ -75,9 +92,9 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"optimizer": "adam"}, "choose sgd or adamw"),
+        ({"optimizer": "adam"}, "expected one of .sgd., .adamw.; did you mean .adamw."),
         ({"cmpm_weight": 0.0}, "there is no loss"),
-        ({"gather": "some"}, "choose all or none"),
+        ({"gather": "some"}, "gather is .some., expected one of .all., .none."),
         ({"cached_chunk": 0}, "cached_chunk is 0"),
         ({"pairs_per_person": 3}, r"must divide batch_size .28."),
         ({"pairs_per_person": 4, "group_by_length": True}, "group_by_length must be off"),
@@ -85,6 +102,8 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
         ({"sdm_temperature": 0.0}, "sdm_temperature is 0.0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
+        ({"protocol": "referense"}, "did you mean 'reference'"),
+        ({"mixed_precision": "bf-16"}, "did you mean 'bf16'"),
     ],
 )
 def test_recipe_that_cannot_work_is_refused_at_once(settings, message):
