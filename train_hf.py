@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
 from corpora import load_corpus
+from modeling_ivt.checkpoints import load_checkpoint
 from processing import IVTProcessor
 from processing.batches import PairCollator, TrainingPairs
 from processing.caption_augmentation import CaptionAugmentation
