@@ -118,6 +118,7 @@ def test_sharded_processes_train_as_one_and_resume(alone, corpus, tmp_path, conf
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     for newer in ("final", "checkpoints/step-00000005"):
         shutil.rmtree(tmp_path / "broken" / newer)
+    (tmp_path / "broken" / "run.json").unlink()  # it says that the run is finished
     output = finish(start(config, tmp_path / "broken", corpus, HALF, "resume"))
     assert "step-00000004" in output
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken", atol=0.0, rtol=0.0)
