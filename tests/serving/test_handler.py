@@ -43,7 +43,7 @@ def in_base64(data: bytes) -> str:
 
 def picture(width: int = 20, height: int = 40, mode: str = "RGB", kind: str = "PNG") -> bytes:
     data = io.BytesIO()
-    Image.new(mode, (width, height)).save(data, format=kind)
+    Image.new("RGB", (width, height)).convert(mode).save(data, format=kind)
     return data.getvalue()
 
 
