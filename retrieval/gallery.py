@@ -31,7 +31,7 @@ from .engine import CROP_SCHEMA, Work, decode, read_crops, start_engine
 from .indexing import ON_BAD_IMAGE, Indexer, IndexReport
 from .models import DEFAULT_MODEL, ModelVersion, embedding_width, find_same, find_version
 from .queries import GalleryStatistics, Query
-from .ranking import SCORE_DECIMALS
+from .ranking import SCORE_DECIMALS, check_k
 from .results import PICTURE_FIELDS, Picture, SearchResults
 from .searching import as_query, measure_gallery, search_gallery, vectors_of
 from .store import INDEXES, VECTOR_INDEX, Store, any_of, gallery_schema
@@ -290,8 +290,7 @@ class Gallery:
             ValueError: if there is no gallery, k is below 1, the vector does not fit, or the condition cannot be
                 understood.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1")
+        check_k(k)
         table = self._existing_table()
         width = table.schema.field("vector").type.list_size
         if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():

@@ -10,6 +10,12 @@ SCORE_DECIMALS = 6  # what a float32 cosine can tell apart; closer scores are ti
 CHUNK_SCORES = 2**22  # scores held at a time: 16 MB, whatever the size of the gallery
 
 
+def check_k(k: int) -> None:
+    """Raise a ValueError if k, how many are wanted, is below 1."""
+    if k < 1:
+        raise ValueError(f"k is {k}, expected at least 1")
+
+
 def unit_length(name: str, embeds: torch.Tensor) -> torch.Tensor:
     """Check embeddings (n, D) and scale every row to unit length, in float32.
 
@@ -75,8 +81,7 @@ def rank_gallery(
     Raises:
         ValueError: on an empty gallery, k below 1, shapes that do not fit, or embeddings without direction.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}, expected at least 1")
+    check_k(k)
     if len(gallery_embeds) == 0:
         raise ValueError("the gallery is empty, expected at least one embedding; embed some images first")
     queries, gallery = unit_length("query", query_embeds), unit_length("gallery", gallery_embeds)

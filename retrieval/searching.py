@@ -27,6 +27,7 @@ from .queries import (
     parse_query,
     refine,
 )
+from .ranking import check_k
 from .results import ROW_FIELDS, Result, SearchResults
 from .store import any_of
 
@@ -86,6 +87,7 @@ def search_gallery(
     group_by: str | None,
 ) -> SearchResults:
     """Search as `Gallery.search` says."""
+    check_k(k)
     if group_by is not None:
         check_choice("group_by", group_by, GROUPINGS)
     if both := sorted(set(right) & set(wrong)):
