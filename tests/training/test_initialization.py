@@ -424,7 +424,7 @@ def test_model_sizes_have_the_weights_that_width_and_depth_ask_for(size, width, 
 
 
 def test_unknown_size_names_the_sizes():
-    with pytest.raises(ValueError, match="model_size is 'ivt-huge', expected one of 'ivt-tiny', 'ivt-small', 'ivt-base'"):
+    with pytest.raises(ValueError, match="'ivt-huge', expected one of 'ivt-tiny', 'ivt-small', 'ivt-base'"):
         parse_arguments(["--model_size", "ivt-huge"])
 
 
