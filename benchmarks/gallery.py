@@ -16,7 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,10 @@ from retrieval import DEFAULT_MODEL, embed_images
 from retrieval import gallery as gallery_module
 from retrieval.crops import list_images
 from retrieval.engine import decode, hash_content
-from retrieval.gallery import Gallery
+from retrieval.gallery import NUM_PROBES, REFINE_FACTOR, Gallery
 from retrieval.indexing import COMMIT_ROWS
 from retrieval.models import ModelVersion, find_version, load_model
-from retrieval.store import VECTOR_INDEX, gallery_schema
+from retrieval.store import INDEXES, VECTOR_INDEX, gallery_schema
 
 MODEL = ModelVersion("synthetic", "sha256:none")
 PICTURES_PER_PERSON = 4
@@ -91,7 +91,7 @@ def size_of(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def measure(num_rows: int, width: int, indexes: list[str], folder: Path) -> None:
+def measure(num_rows: int, width: int, indexes: Sequence[str], folder: Path) -> None:
     """Print the figures of one size."""
     rng = np.random.default_rng(0)
     directions = draw_directions(rng, num_rows // PICTURES_PER_PERSON, width)
@@ -112,10 +112,10 @@ def measure(num_rows: int, width: int, indexes: list[str], folder: Path) -> None
         wall, process = measured(lambda index=index: people.optimize(index))
         size = size_of(folder / f"people{num_rows}.lance/_indices") - before
         print(f"  {index}: built in {wall / 1000:.1f} s ({process / 1000:.1f} s CPU), {size:.0f} MB")
-        for probes, refine in ((4, 10), (16, 10), (64, 10), (16, 1)):
+        for probes, refine in ((4, 10), (16, 10), (64, 10), (64, 1)):
             gallery_module.NUM_PROBES, gallery_module.REFINE_FACTOR = probes, refine
             print(f"    probes {probes:3}, refine {refine:2}  {search_figures(people, queries, truth)}")
-        gallery_module.NUM_PROBES, gallery_module.REFINE_FACTOR = 16, 10
+        gallery_module.NUM_PROBES, gallery_module.REFINE_FACTOR = NUM_PROBES, REFINE_FACTOR
         print(f"    where 2 %              {search_figures(people, queries, truth_of_some, some)}")
     new = rows_of(draw_pictures(rng, directions, COMMIT_ROWS), num_rows)
     wall, process = measured(lambda: people.store.upsert(table, new))
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000, 100_000])
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--indexes", nargs="*", default=["IVF_HNSW_SQ", "IVF_PQ"])
+    parser.add_argument("--indexes", nargs="*", default=INDEXES)
     parser.add_argument("--indexing", metavar="FOLDER", help="measure indexing this folder instead")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="to index with")
     options = parser.parse_args()

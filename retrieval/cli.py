@@ -31,6 +31,7 @@ from .gallery import Gallery
 from .models import DEFAULT_MODEL, find_version, load_model
 from .queries import Clause, Query, parse_query
 from .results import SearchResults
+from .store import INDEXES
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 nothing found, no match, or problems, which are named; 2 wrong usage or unusable input."
@@ -309,7 +310,7 @@ def verify(
 
 def optimize(
     gallery: GalleryOption,
-    index: Annotated[str, typer.Option(help="auto, IVF_HNSW_SQ or IVF_PQ.")] = "auto",
+    index: Annotated[str, typer.Option(help=f"auto, {', '.join(INDEXES)}.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Put small files together and build or extend the index; indexing does so by itself when it is worth it.

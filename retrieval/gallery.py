@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 # Up to here a search compares with every row, above it asks an index; measured by benchmarks/gallery.py.
 EXACT_ROWS = 50_000
-AUTO_INDEX = "IVF_HNSW_SQ"
-NUM_PROBES, REFINE_FACTOR = 16, 10  # partitions looked into; candidates per result compared by their whole vectors
+AUTO_INDEX = "IVF_RQ"
+NUM_PROBES, REFINE_FACTOR = 64, 10  # partitions looked into; candidates per result compared by their whole vectors
 MAX_FRAGMENTS = 32  # batches that may lie in files of their own before they are put together
 MAX_UNINDEXED = 0.1  # share of the rows that may be missing in the index before it is extended
 SQL_FIELDS = (*PICTURE_FIELDS, "content_hash", "model_name", "model_revision")
@@ -331,8 +331,8 @@ class Gallery:
         `add` does so by itself when it is worth it.
 
         Args:
-            index: "auto" compares every row up to `EXACT_ROWS` rows and builds an "IVF_HNSW_SQ" above; or one of
-                `INDEXES` to build in any case, in place of what there is.
+            index: "auto" compares every row up to `EXACT_ROWS` rows and builds `AUTO_INDEX` above; or one of `INDEXES`
+                to build in any case, in place of what there is.
             cleanup_older_than: age of versions that nobody reads any more.
 
         Raises:

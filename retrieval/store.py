@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 VECTOR_INDEX = "vector_idx"
-INDEXES = ("IVF_HNSW_SQ", "IVF_PQ")
+INDEXES = ("IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ")
 # With it two processes that add the same picture at the same time notice each other.
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 IDS_PER_CONDITION = 1000  # image ids that one SQL condition names
@@ -162,9 +162,9 @@ class Store:
 
     def build_index(self, table: "Table", index: str) -> None:
         """Build one of `INDEXES` for cosine search, in the place of what there is."""
-        from lancedb.index import HnswSq, IvfPq
+        from lancedb.index import HnswSq, IvfPq, IvfRq
 
-        config = {"IVF_HNSW_SQ": HnswSq, "IVF_PQ": IvfPq}[index](distance_type="cosine")
+        config = {"IVF_RQ": IvfRq, "IVF_HNSW_SQ": HnswSq, "IVF_PQ": IvfPq}[index](distance_type="cosine")
         table.create_index("vector", config=config, name=VECTOR_INDEX)
 
     def upsert(self, table: "Table", rows: pa.Table) -> None:

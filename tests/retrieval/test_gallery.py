@@ -421,7 +421,7 @@ def test_large_gallery_gets_an_index_that_finds_the_same(
     people._table.add(pa.Table.from_pylist(rows, schema=people._table.schema))
     exact = people.nearest(directions[7], k=10, where="image_id < '500'")
     people.optimize()
-    assert people.info()["index"] == "IVF_HNSW_SQ" and people.info()["unindexed_pictures"] == 0
+    assert people.info()["index"] == "IVF_RQ" and people.info()["unindexed_pictures"] == 0
     found = people.nearest(directions[7], k=10, where="image_id < '500'")
     assert found["image_id"].to_pylist() == exact["image_id"].to_pylist()
     np.testing.assert_allclose(found["score"], exact["score"], atol=1e-5)
