@@ -5,6 +5,7 @@ that is in neither is not on the page.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,35 +162,39 @@ def results_table(facts: Facts) -> str:
 def described(value: Any) -> str:
     """A value of run.json in words: {"train": {"people": 1000}} -> "train (people 1,000)"."""
     if isinstance(value, dict):
-        return ", ".join(
-            f"{key} ({described(item)})" if isinstance(item, dict) else f"{key} {described(item)}"
-            for key, item in value.items()
-        )
+        words = {str(key).replace("_", " "): described(item) for key, item in value.items() if item not in (None, [])}
+        return ", ".join(f"{key} ({text})" if ", " in text else f"{key} {text}" for key, text in words.items())
     if isinstance(value, list):
         return ", ".join(map(described, value))
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,64}", value):
+        return f"`{value[:12]}`"  # of a commit or a hash so much is enough to find and tell it
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def training_text(facts: Facts) -> str:
     """What run.json says about the training, a line for each thing it knows."""
-    run, lines = facts.run, []
-    if facts.corpus:
-        dataset = facts.hub_datasets.get(facts.corpus)
-        link = f" ([{dataset}](https://huggingface.co/datasets/{dataset}))" if dataset else ""
-        lines.append(f"- training data: {facts.corpus}{link}")
-    corpus = run.get("corpus") or {}
-    for name, value in (
-        ("size", corpus.get("sizes")),
-        ("hash of the corpus", corpus.get("hash")),
-        ("time", run.get("wall_seconds") and f"{run['wall_seconds'] / 60:.0f} minutes"),
-        ("seeds", run.get("seeds")),
-        ("versions", run.get("versions")),
-        ("code", run.get("git")),
-    ):
-        if value is not None:
-            lines.append(f"- {name}: {described(value)}")
+    run, corpus = facts.run, facts.run.get("corpus") or {}
+    dataset = facts.hub_datasets.get(facts.corpus)
+    link = f" ([{dataset}](https://huggingface.co/datasets/{dataset}))" if dataset else ""
+    minutes = f"{run['wall_seconds'] / 60:.0f} minutes" if run.get("wall_seconds") else None
+    known = {
+        "training data": f"{facts.corpus}{link}" if facts.corpus else None,
+        "size": corpus.get("sizes"),
+        "hash of the rows": corpus.get("hash"),
+        "parameters": run.get("parameters"),
+        "steps": run.get("steps"),
+        "time": minutes,
+        "hardware": run.get("hardware"),
+        "seeds": run.get("seeds"),
+        "resumed": run.get("resumed"),
+        "versions": run.get("versions"),
+        "code": run.get("git"),
+    }
+    lines = [f"- {name}: {described(value)}" for name, value in known.items() if value]
     if run.get("results"):
         lines.append("- the weights were chosen on the validation split; the test split was read at the end")
+    if run.get("finished") is False:
+        lines.append("- the run was not finished when these weights were taken")
     return "\n".join(lines)
 
 

@@ -82,7 +82,7 @@ def build_model(
 
     Args:
         folder: an empty folder.
-        checkpoint: folder or Hub name of a model with its processor; its `run.json` and `curves.png` are used.
+        checkpoint: folder or Hub name of a model with its processor; `run.json` and `curves.png` in it go with it.
         repo_id: ORG/NAME on the Hub.
         tag: name of this version.
         evaluations: files of `evaluate_hf.py --output` about this checkpoint.
@@ -93,20 +93,20 @@ def build_model(
         ValueError: if the checkpoint is not whole, an evaluation is about other weights, or the licence is not known.
     """
     source = Path(checkpoint)
-    curves = source / "curves.png"
     facts = Facts(
         run=read_run(source),
         evaluations=[read_evaluation(path, find_version(checkpoint).revision) for path in evaluations],
         hub_datasets=hub_datasets or {},
         licence=licence,
-        has_curves=curves.is_file(),
+        has_curves=(source / "curves.png").is_file(),
     )
     load_checkpoint(checkpoint).save_pretrained(folder)
     load_processor(checkpoint).save_pretrained(folder)
     for file in (ROOT / "serving").glob("*.*"):
         shutil.copy(file, folder)
-    if facts.has_curves:
-        shutil.copy(curves, folder)
+    for name in ("run.json", "curves.png"):
+        if (source / name).is_file():
+            shutil.copy(source / name, folder)
     examples = draw_examples(folder / "examples", repo_id)
     fill_card((ROOT / "model_card.md").read_text(encoding="utf-8"), repo_id, tag, facts, examples).save(
         folder / "README.md"

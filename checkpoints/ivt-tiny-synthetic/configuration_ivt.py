@@ -1,7 +1,11 @@
 """Configuration of IVT (Shu et al., "See Finer, See More", ECCV Workshops 2022, arXiv 2208.08608)."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .pipeline_ivt import custom_pipelines
 
 
 @strict
@@ -65,6 +69,10 @@ class IVTConfig(PreTrainedConfig):
     bmm_per_sample: bool = False
     logit_scale: float | int = 20.0
     initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # no field: it belongs to the code and not to the model, and whatever an older config.json says is outdated
+        super().__post_init__(**(kwargs | {"custom_pipelines": custom_pipelines()}))
 
     @property
     def patch_grid(self) -> tuple[int, int]:

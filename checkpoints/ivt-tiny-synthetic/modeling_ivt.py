@@ -99,6 +99,14 @@ def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor
     return branch * kept.to(branch.dtype) / (1.0 - rate)
 
 
+def resize_grid(embeddings: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
+    """Resize the patch part of (1, 1 + rows * columns, D) bilinearly to another (rows, columns)."""
+    cls, patches = embeddings[:, :1], embeddings[:, 1:]
+    patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+    patches = nn.functional.interpolate(patches.float(), size=new_grid, mode="bilinear", align_corners=False)
+    return torch.cat([cls, patches.to(cls.dtype).flatten(2).transpose(1, 2)], dim=1)
+
+
 class IVTImageEmbeddings(nn.Module):
     """Pixels to image tokens: patches by a convolution, [CLS] in front, plus position and type embeddings."""
 
@@ -113,13 +121,6 @@ class IVTImageEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
         self.type_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
 
-    def _resized(self, embeddings: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Resize the patch part of (1, 1 + rows * columns, D) bilinearly to another (rows, columns)."""
-        cls, patches = embeddings[:, :1], embeddings[:, 1:]
-        patches = patches.unflatten(1, self.config.patch_grid).permute(0, 3, 1, 2)  # (1, D, rows, columns)
-        patches = nn.functional.interpolate(patches.float(), size=grid, mode="bilinear", align_corners=False)
-        return torch.cat([cls, patches.to(cls.dtype).flatten(2).transpose(1, 2)], dim=1)
-
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         """(B, C, height, width) to (B, N, D)."""
         height, width = pixel_values.shape[-2:]
@@ -131,7 +132,7 @@ class IVTImageEmbeddings(nn.Module):
                     f"images are {height} x {width} pixels (height x width), the model is made for {expected}; "
                     "resize them with the image processor or pass interpolate_pos_encoding=True"
                 )
-            added = self._resized(added, self.config.patch_grid_for(height, width))
+            added = resize_grid(added, self.config.patch_grid, self.config.patch_grid_for(height, width))
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)  # (B, rows * columns, D)
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + added

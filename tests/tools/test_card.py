@@ -41,8 +41,15 @@ EVALUATION = {
 RUN = {
     "recipe": {"corpus": "synthetic", "learning_rate": 0.00123, "init": None, "model": {"hidden_size": 96}},
     "versions": {"python": "3.11.7", "torch": "2.13.0"},
-    "corpus": {"name": "synthetic", "sizes": {"train": {"people": 1000, "images": 4000}}, "hash": "abcde"},
-    "git": {"commit": "f00d"},
+    "corpus": {
+        "name": "synthetic",
+        "sizes": {"train": {"people": 1000, "images": 4000}, "val": {"people": 10, "images": 40}},
+        "hash": {"train": "0123456789abcdef" * 4, "val": "abcde"},
+    },
+    "git": {"commit": "f00d", "changed": []},
+    "hardware": {"device": "cpu", "num_processes": 1},
+    "parameters": 1245312,
+    "resumed": [{"step": 4000, "git": None, "note": "stopped for a day"}],
     "seeds": [3, 4],
     "wall_seconds": 6600.0,
     "results": {
@@ -92,11 +99,14 @@ def test_training_says_what_the_run_recorded():
     text = section(card_of(KNOWN), "Training")
     for fact in (
         "training data: synthetic ([org/people]",
-        "size: train (people 1,000, images 4,000)",
-        "hash of the corpus: abcde",
+        "size: train (people 1,000, images 4,000), val (people 10, images 40)",
+        "hash of the rows: train `0123456789ab`, val abcde",
+        "parameters: 1,245,312",
+        "resumed: step 4,000, note stopped for a day",
         "time: 110 minutes",
         "seeds: 3, 4",
         "versions: python 3.11.7, torch 2.13.0",
+        "hardware: device cpu, num processes 1",
         "code: commit f00d",
         "learning_rate: 0.00123",
     ):
@@ -117,6 +127,12 @@ def test_a_run_that_lacks_something_leaves_out_just_that(key: str):
     whole = section(card_of(Facts(run=RUN, licence="mit")), "Training")
     text = section(card_of(Facts(run={k: v for k, v in RUN.items() if k != key}, licence="mit")), "Training")
     assert set(text.splitlines()) < set(whole.splitlines())
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_weights_of_an_unfinished_run_are_called_so(finished: bool):
+    text = section(card_of(Facts(run=RUN | {"finished": finished})), "Training")
+    assert ("not finished" in text) is not finished
 
 
 def test_no_placeholder_is_left():

@@ -56,7 +56,11 @@ def test_a_dry_run_writes_the_whole_repository(checkpoint: Path, tmp_path: Path,
     (tmp_path / "test.json").write_text(json.dumps(evaluation | {"text_to_image": ZEROS, "image_to_text": ZEROS}))
     options = ["--evaluation", tmp_path / "test.json", "--dataset", "synthetic=org/people"]
     publish.main([*map(str, (checkpoint, "org/ivt", "--dry_run", tmp_path / "out", *options))])
-    assert files_of(tmp_path / "out") == CODE | MODEL | BESIDE | {"curves.png", ".eval_results/synthetic_test.yaml"}
+    assert files_of(tmp_path / "out") == CODE | MODEL | BESIDE | {
+        "run.json",
+        "curves.png",
+        ".eval_results/synthetic_test.yaml",
+    }
     assert "nothing uploaded" in capsys.readouterr().out
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert {example["src"].split("/main/")[1] for example in card.data.widget} < BESIDE
