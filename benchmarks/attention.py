@@ -66,12 +66,9 @@ VARIANTS = (
     ("cls", 1),
     ("rollout", 1),
     ("tokenwise", 1),
-    ("tokenwise", 2),
     ("occlusion", 1),
     ("gradient_last", 1),
-    ("gradient_last", 2),
     ("gradient", 1),
-    ("gradient", 2),
     ("joint", 1),
     ("joint", 2),
 )

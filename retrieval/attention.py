@@ -38,10 +38,11 @@ COLOURS = (
     *("black", "white", "gray", "blue", "red", "green", "yellow", "orange", "pink", "purple", "brown", "beige"),
     "blond",
 )
-# nouns that no colour is put in front of: it would be taken for that of the skin
-PEOPLE = frozenset(
+# words that no colour is put in front of: people, where it would be taken for that of the skin, and small words
+COLOURLESS = frozenset(
     "woman women lady girl female man men guy boy male gentleman person people pedestrian individual student child "
-    "kid worker he she they".split()
+    "kid worker he she they it his her their the a an and or with without of in on at to from over under by has have "
+    "is are wears wear wearing carries carry carrying holds hold holding walks walking stands standing".split()
 )
 
 
@@ -155,23 +156,31 @@ def _joint(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.
     return (gradient / gradient.sum(dim=-1, keepdim=True).clamp(min=1e-12) * tokenwise).sqrt()
 
 
+def _window_starts(length: int, side: int, step: int) -> list[int]:
+    """Where windows begin that step along a side of the grid; the last one ends with it."""
+    last = max(length - side, 0)
+    return sorted({*range(0, last, step), last})
+
+
 def _occlusion(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """How much the cosine falls, if at all, without a window of patches two patches wide; mean over the windows."""
     rows, columns = model.config.patch_grid
-    side = model.config.patch_size // model.config.patch_stride + 1  # patches that lie within two patches' width
-    down, across = min(side, rows), min(side, columns)
-    windows = torch.arange(rows * columns, device=pixel_values.device).view(rows, columns)
-    windows = windows.unfold(0, down, 1).unfold(1, across, 1)  # (rows', columns', down, across)
-    grid, windows = windows.shape[:2], windows.flatten(0, 1).flatten(1)  # (W, down * across)
-    hidden = torch.zeros(len(windows), 1 + rows * columns, dtype=torch.bool, device=pixel_values.device)
-    kept = (~hidden.scatter(1, 1 + windows, True)).nonzero()[:, 1].view(len(windows), -1)  # (W, K), [CLS] always
+    step = model.config.patch_size // model.config.patch_stride  # patches to the next one that does not overlap
+    windows = []
+    for top in _window_starts(rows, step + 1, step):
+        for left in _window_starts(columns, step + 1, step):
+            window = texts.embeds.new_zeros(rows, columns)
+            window[top : top + step + 1, left : left + step + 1] = 1
+            windows.append(window.flatten())
+    hidden = torch.stack(windows)  # (W, P)
 
     def cosines(keep_positions: torch.Tensor | None) -> torch.Tensor:
         output = model.get_image_features(pixel_values, keep_positions=keep_positions, cls_only=True)
         return torch.einsum("bd,bqd->bq", normalize(output.pooler_output, dim=-1), texts.embeds)
 
-    falls = cosines(None)[..., None] - torch.stack([cosines(keep) for keep in kept], dim=-1)  # (B, Q, W)
-    return spread(falls.clamp(min=0).unflatten(-1, grid), (down, across), 1, (rows, columns)).flatten(2)
+    kept = [pad(1 + (window == 0).nonzero()[:, 0], (1, 0)) for window in windows]  # [CLS], at 0, always
+    falls = cosines(None)[..., None] - torch.stack([cosines(positions) for positions in kept], dim=-1)  # (B, Q, W)
+    return falls.clamp(min=0) @ hidden / hidden.sum(dim=0)
 
 
 # method -> function of (model, pixel_values, texts) that gives maps (B, Q, P), nowhere negative
@@ -316,10 +325,10 @@ def in_best_colour(
         model: an `IVTModel`.
         processor: its processor.
         pixel_values: (B, C, height, width).
-        words: Q words for each of B pictures. Those that name a colour or a person stay as they are.
+        words: Q words for each of B pictures. Those with a colour or a word of `COLOURLESS` stay as they are.
         colours: to choose from.
     """
-    kept = set(colours) | PEOPLE
+    kept = set(colours) | COLOURLESS
     asked = [
         [word if kept & set(word.lower().split()) else f"{colour} {word}" for word in row for colour in colours]
         for row in words

@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d, normalize
 from transformers import BertTokenizer
 from typer.testing import CliRunner
 
-from modeling_ivt import IVTModel, modeling_ivt
+from modeling_ivt import IVTConfig, IVTModel, modeling_ivt
 from processing import IVTImageProcessor, IVTProcessor
 from retrieval import cli, explain
 from retrieval.attention import (
@@ -24,6 +24,7 @@ from retrieval.attention import (
     TEXT_FREE_METHODS,
     TOKEN_TEMPERATURE,
     Texts,
+    _window_starts,
     encode_texts,
     in_best_colour,
     patch_maps,
@@ -151,21 +152,45 @@ def test_tokenwise_is_the_mean_over_words_of_a_softmax_over_patches(
     torch.testing.assert_close(maps[0, 0].flatten(), expected)
 
 
+@pytest.mark.parametrize("stride", [6, 4])
 def test_occlusion_is_the_mean_fall_over_the_windows_that_hide_a_patch(
+    tiny_config: IVTConfig, pixel_values: torch.Tensor, stride: int
+) -> None:
+    tiny_config.patch_stride = stride
+    model, (rows, columns) = IVTModel(tiny_config).eval(), tiny_config.patch_grid
+    texts = Texts(normalize(torch.randn(2, 3, 32), dim=-1), torch.zeros(2, 3, 1, 32), torch.ones(2, 3, 1))
+    # two patches' width is 16 pixels: 2 patches of stride 6 (7 x 3 of them), 3 of stride 4 (11 x 5)
+    side, tops, lefts = {6: (2, range(6), range(2)), 4: (3, (0, 2, 4, 6, 8), (0, 2))}[stride]
+    falls = {}
+    for top in tops:
+        for left in lefts:
+            hidden = [1 + r * columns + c for r in range(top, top + side) for c in range(left, left + side)]
+            keep = [p for p in range(1 + rows * columns) if p not in hidden]
+            fall = cosines(model, pixel_values, texts) - cosines(model, pixel_values, texts, keep)
+            falls[top, left] = fall.clamp(min=0)
+    maps = patch_maps(model, pixel_values, texts, "occlusion")
+    for row in range(rows):
+        for column in range(columns):
+            over = [f for (t, left), f in falls.items() if t <= row < t + side and left <= column < left + side]
+            torch.testing.assert_close(maps[:, :, row, column], sum(over) / len(over), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"), [(23, [*range(0, 21, 2)]), (24, [*range(0, 21, 2), 21]), (3, [0]), (1, [0])]
+)
+def test_windows_reach_both_ends(length: int, starts: list[int]) -> None:
+    assert _window_starts(length, 3, 2) == starts
+
+
+def test_joint_is_the_geometric_mean_of_both_shares(
     tiny_model: IVTModel, pixel_values: torch.Tensor, texts: Texts
 ) -> None:
-    maps = patch_maps(tiny_model, pixel_values, texts, "occlusion")
-    falls = {}
-    for top in range(ROWS - 1):
-        for left in range(COLUMNS - 1):
-            hidden = [1 + r * COLUMNS + c for r in (top, top + 1) for c in (left, left + 1)]
-            keep = [p for p in range(1 + ROWS * COLUMNS) if p not in hidden]
-            fall = cosines(tiny_model, pixel_values, texts) - cosines(tiny_model, pixel_values, texts, keep)
-            falls[top, left] = fall.clamp(min=0)
-    for row in range(ROWS):
-        for column in range(COLUMNS):
-            over = [f for (top, left), f in falls.items() if row - 1 <= top <= row and column - 1 <= left <= column]
-            torch.testing.assert_close(maps[:, :, row, column], sum(over) / len(over), rtol=1e-4, atol=1e-6)
+    gradient, tokenwise, joint = (
+        patch_maps(tiny_model, pixel_values, texts, method) for method in ("gradient", "tokenwise", "joint")
+    )
+    shares = gradient / gradient.sum(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(joint, (shares * tokenwise).sqrt())
+    torch.testing.assert_close(tokenwise.sum(dim=(2, 3)), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize(
@@ -342,8 +367,10 @@ def test_bare_words_get_the_colour_of_the_highest_cosine(
 def test_explanation_says_in_which_colour_a_word_was_asked_for_and_gives_none_to_people(
     tiny_model: IVTModel, processor: IVTProcessor, picture: Image.Image
 ) -> None:
-    asked = [explain(tiny_model, processor, picture, SENTENCE, word).asked for word in ("hat", "red backpack", "man")]
-    assert asked[0].removesuffix(" hat") in COLOURS and asked[1:] == ["red backpack", "man"]
+    asked = [
+        explain(tiny_model, processor, picture, SENTENCE, word).asked for word in ("hat", "red backpack", "man", "and")
+    ]
+    assert asked[0].removesuffix(" hat") in COLOURS and asked[1:] == ["red backpack", "man", "and"]
 
 
 @pytest.mark.parametrize("texts", [[], [[]], [["a"], ["a", "hat"]]])
