@@ -32,12 +32,13 @@ from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
 from corpora import load_corpus
+from corpora.sharded import ShardedRows, find_shards
 from modeling_ivt.checkpoints import load_checkpoint
 from processing import IVTProcessor
-from processing.batches import PairCollator, TrainingPairs
+from processing.batches import PairCollator, StreamedPairs, TrainingPairs
 from processing.caption_augmentation import CaptionAugmentation
 from processing.levels import add_levels
-from processing.samplers import BalancedSampler, PairSampler
+from processing.samplers import BalancedSampler, PairSampler, ShardSampler
 from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 from training.backward import backward
@@ -61,16 +62,22 @@ from training.tracking import check_trackers, start_trackers
 from training.watch import LossWatch
 
 
-def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset, Dataset]:
+def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset | ShardedRows, Dataset]:
     """Training rows with their text levels, and validation rows."""
     options = {"on_bad_image": recipe.on_bad_image}
+    if recipe.corpus == "shards" and recipe.test_at_end:
+        find_shards(paths.corpus_root, "test")  # if there are none, that shows now and not at the end
+    if recipe.streaming:  # the rows stay on the disk, the text levels are in the shards or worked out on the way
+        return ShardedRows(paths.corpus_root, "train"), load_corpus(recipe.corpus, paths.corpus_root, "val", **options)
     train_options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
     train = load_corpus(recipe.corpus, paths.corpus_root, "train", **options, **train_options)
     validation = load_corpus(recipe.corpus, paths.corpus_root, "val", **options)
     return add_levels(train), validation
 
 
-def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_processes: int) -> DataLoader:
+def build_loader(
+    rows: Dataset | ShardedRows, processor: IVTProcessor, recipe: Recipe, num_processes: int
+) -> DataLoader:
     """Training batches, in an order that depends on seed and epoch alone."""
     views = TrainingViews(
         recipe.num_views,
@@ -80,22 +87,27 @@ def build_loader(rows: Dataset, processor: IVTProcessor, recipe: Recipe, num_pro
         rand_augment=recipe.rand_augment,
         rand_augment_magnitude=recipe.rand_augment_magnitude,
     )
-    pairs = TrainingPairs(
-        rows,
-        processor,
-        recipe.levels,
-        views,
-        recipe.seed,
-        recipe.cache_images,
-        flip_words=recipe.flip_words,
-        caption_augmentation=CaptionAugmentation(recipe.swap_synonyms, recipe.drop_attributes, recipe.drop_phrases),
-    )
+    augmentation = {
+        "levels": recipe.levels,
+        "views": views,
+        "seed": recipe.seed,
+        "flip_words": recipe.flip_words,
+        "caption_augmentation": CaptionAugmentation(recipe.swap_synonyms, recipe.drop_attributes, recipe.drop_phrases),
+    }
     pairs_of_all = recipe.batch_size * num_processes  # what the processes share is arranged by length or person
-    if recipe.pairs_per_person:
-        sampler = BalancedSampler(pairs.pair_person_ids, pairs_of_all, recipe.pairs_per_person, recipe.seed)
+    if recipe.streaming:
+        pairs = StreamedPairs(rows, processor, **augmentation)
+        lengths = rows.caption_lengths if recipe.group_by_length else None
+        sampler = ShardSampler(
+            rows.pairs_per_shard, recipe.batch_size, num_processes, recipe.seed, recipe.stream_buffer, lengths
+        )
     else:
-        window = 50 if recipe.group_by_length else 1
-        sampler = PairSampler(pairs.caption_lengths, pairs_of_all, recipe.seed, window)
+        pairs = TrainingPairs(rows, processor, recipe.cache_images, **augmentation)
+        if recipe.pairs_per_person:
+            sampler = BalancedSampler(pairs.pair_person_ids, pairs_of_all, recipe.pairs_per_person, recipe.seed)
+        else:
+            window = 50 if recipe.group_by_length else 1
+            sampler = PairSampler(pairs.caption_lengths, pairs_of_all, recipe.seed, window)
     return DataLoader(
         pairs,
         recipe.batch_size,

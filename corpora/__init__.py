@@ -1,4 +1,4 @@
-"""Annotations -> rows: the official corpora from their folders, and the embedded synthetic corpus.
+"""Annotations -> rows: the official corpora from their folders, the embedded synthetic corpus, any corpus in shards.
 
 load_corpus("cuhk-pedes", "/data/CUHK-PEDES", split="test")
 """
@@ -10,9 +10,10 @@ from datasets import Dataset
 
 from .official import LAYOUTS, OFFICIAL_SPLITS, ON_BAD_IMAGE, load_official
 from .rows import FEATURES, check_choice
+from .sharded import load_shards
 from .synthetic import load_synthetic
 
-CORPORA = (*LAYOUTS, "synthetic")
+CORPORA = (*LAYOUTS, "synthetic", "shards")
 SPLITS = (*OFFICIAL_SPLITS, "train+val")
 
 
@@ -30,9 +31,10 @@ def load_corpus(
     the person id, and its "train" is the rest. "train+val" is the whole official training set.
 
     Args:
-        name: "cuhk-pedes", "icfg-pedes", "rstpreid" or "synthetic".
-        root: the corpus's official folder, or the folder which holds it. For "synthetic", which is drawn and not read,
-            the folder to cache it in; None takes that of the `datasets` library.
+        name: "cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic", or "shards" for any corpus in parquet or WebDataset
+            files, see `sharded.py`.
+        root: the corpus's official folder, or the folder which holds it; for "shards", theirs. For "synthetic", which
+            is drawn and not read, the folder to cache it in; None takes that of the `datasets` library.
         split: "train", "val", "test", or for official corpora "train+val".
         on_bad_image: what to do about images that are missing or cannot be decoded: "error" names the first and their
             number, "skip" leaves them out and logs the same.
@@ -53,6 +55,8 @@ def load_corpus(
         return load_synthetic(split, root, **options)
     if options:
         raise ValueError(f"{name} takes no options, found {', '.join(options)}; they are for the synthetic corpus")
+    if name == "shards":
+        return load_shards(root, split)
     return load_official(name, root, split, on_bad_image)
 
 

@@ -19,15 +19,16 @@ from typing import Any
 from datasets import Dataset, DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
-from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from . import CORPORA, load_corpus
+from . import load_corpus
 from .hub import open_folder, upload_repository
 from .official import LAYOUTS, ON_BAD_IMAGE
 from .people import NUM_CAMERAS, PARTS
 from .rows import check_choice
+from .sharded import write_parquet as write_parquet_file
 
+PUSHABLE = (*LAYOUTS, "synthetic")
 IMAGES_PER_FILE = 10_000  # a few hundred MB of JPEG
 COLUMNS = {
     "image": "the picture of one person",
@@ -61,12 +62,8 @@ def write_parquet(rows: Dataset, folder: Path, split: str) -> SplitInfo:
     num_bytes = 0
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        part = rows.shard(count, index).with_format("arrow")
-        part = part.map(
-            embed_table_storage, batched=True, batch_size=100, keep_in_memory=True, desc=f"Packing {split}"
-        )
-        part.to_parquet(folder / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet")
-        num_bytes += part.data.nbytes
+        path = folder / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet"
+        num_bytes += write_parquet_file(rows.shard(count, index), path)
     return SplitInfo(split, num_bytes=num_bytes, num_examples=len(rows))
 
 
@@ -134,7 +131,7 @@ def build_repository(name: str, root: str | None, folder: Path, **options: Any) 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line; write the files; upload them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help=", ".join(CORPORA))
+    parser.add_argument("name", help=", ".join(PUSHABLE))
     parser.add_argument("repo_id", metavar="ORG/NAME", help="dataset repository on the Hub, created if it is missing")
     parser.add_argument("--corpus_root", help="the corpus's official folder (synthetic: a folder to cache it in)")
     parser.add_argument("--on_bad_image", default="error", choices=ON_BAD_IMAGE, help="skip: leave them out")
@@ -143,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write everything there, upload nothing")
     parser.add_argument("--i_have_the_right", action="store_true", help="you may pass on this licensed corpus")
     arguments = parser.parse_args(argv)
-    check_choice("corpus", arguments.name, CORPORA)
+    check_choice("corpus", arguments.name, PUSHABLE)
     if arguments.name != "synthetic" and not arguments.i_have_the_right:
         raise ValueError(
             f"{arguments.name} is given out on conditions and shows real people; pass --i_have_the_right if its "

@@ -15,6 +15,7 @@ processes, so a resumed run continues exactly.
 Letters: B pairs, V views, T texts per pair (one per level), H height, W width, L text tokens.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,84 +24,58 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from .caption_augmentation import CaptionAugmentation
 from .image_processing_ivt import IVTImageProcessor
-from .levels import swap_sides
+from .levels import levels_of, swap_sides
 from .processing_ivt import IVTProcessor
+from .tagging import find_tagger
 from .views import TrainingViews, resized_pixels
 
 LEVELS = ("sentence", "phrase", "word")
 
 
-class TrainingPairs(TorchDataset):
-    """The (image, caption) pairs of a corpus, augmented.
+class AugmentedPairs(TorchDataset):
+    """The (image, caption) pairs of a corpus, augmented; where they lie is the business of the classes below.
 
     An item is asked for as `pairs[epoch, index]`: the epoch travels with the index because worker processes keep the
     copy of the dataset they were started with. The samplers of `samplers.py` give such keys.
 
     Args:
-        rows: dataset with the columns `image`, `image_id`, `person_id`, `captions`, and `levels` (see
-            `levels.add_levels`) unless only whole sentences are wanted.
         processor: gives the images' size and filter.
         levels: texts per pair, any of "sentence", "phrase", "word".
         views: number and kind of the augmented views; None takes `TrainingViews()`.
         seed: of the augmentation.
-        cache_images: keep the resized uint8 pictures in memory, 3 x H x W bytes each, decoded once and in parallel.
         flip_words: mirror all views of a pair together, or none, and in the texts of mirrored ones swap "left" and
             "right". Together, because every view of a person is a match for every one of its texts.
         caption_augmentation: changes the texts at random; None takes `CaptionAugmentation()`, which does not.
 
     Raises:
-        ValueError: for unknown levels, missing columns, an empty caption, or an image that cannot be read (then or in
-            `pairs[epoch, index]`), named by its `image_id`.
+        ValueError: for unknown levels.
     """
 
     def __init__(
         self,
-        rows: Dataset,
         processor: IVTProcessor,
         levels: Sequence[str] = LEVELS,
         views: TrainingViews | None = None,
         seed: int = 0,
-        cache_images: bool = False,
         flip_words: bool = False,
         caption_augmentation: CaptionAugmentation | None = None,
     ) -> None:
         if not levels or not set(levels) <= set(LEVELS):
             raise ValueError(f"levels are {tuple(levels)}, expected one or more of {LEVELS}")
-        if "levels" not in rows.column_names and set(levels) != {"sentence"}:
-            raise ValueError(f"rows have no column 'levels', which {tuple(levels)} need; call add_levels(rows) first")
         self.levels, self.seed, self.flip_words = tuple(levels), seed, flip_words
         self.caption_augmentation = caption_augmentation or CaptionAugmentation()
         self.views = TrainingViews() if views is None else views
         self.image_processor = processor.image_processor
-        self.image_ids, self.person_ids = list(rows["image_id"]), list(rows["person_id"])
-        self.captions = list(rows["captions"])
-        self.pieces = list(rows["levels"]) if set(levels) != {"sentence"} else None
-        self.pairs = [(row, number) for row, captions in enumerate(self.captions) for number in range(len(captions))]
-        for row, number in self.pairs:
-            if not self.captions[row][number].strip():
-                raise ValueError(
-                    f"caption {number} of image {self.image_ids[row]!r} is empty; remove it from the rows"
-                )
-        self._images = rows.select_columns(["image"])
-        self._cache = self._decode_all() if cache_images else None
 
-    @property
-    def pair_person_ids(self) -> list[int]:
-        """The person of each pair."""
-        return [self.person_ids[row] for row, _ in self.pairs]
-
-    @property
-    def caption_lengths(self) -> list[int]:
-        """Words of each pair's caption, to group pairs of like length."""
-        return [len(self.captions[row][number].split()) for row, number in self.pairs]
-
-    def __len__(self) -> int:
-        return len(self.pairs)
+    def read(self, index: int) -> tuple[dict[str, Any], int, np.ndarray]:
+        """Read a pair: its row without the picture, the number of the caption in it, and the resized picture."""
+        raise NotImplementedError
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Augment one pair.
@@ -113,41 +88,96 @@ class TrainingPairs(TorchDataset):
             The views are alike in distribution, so the random order pairs views and levels at random.
 
         Raises:
-            ValueError: for a key without an epoch, which would repeat one augmentation for ever.
+            ValueError: for a key without an epoch, which would repeat one augmentation for ever, and for an image that
+                cannot be read, named by its `image_id`.
         """
         if not isinstance(key, tuple):
             raise ValueError(f"got key {key!r}, expected (epoch, index); give the DataLoader a PairSampler")
         epoch, index = key
-        row, number = self.pairs[index]
+        row, number, pixels = self.read(index)
         rng = np.random.default_rng((self.seed, epoch, index))
-        texts = [self.caption_augmentation(self._text(level, row, number, rng), rng) for level in self.levels]
+        texts = [self.caption_augmentation(text_of(row, number, level, rng), rng) for level in self.levels]
         rng.shuffle(texts)
         mirrored = bool(rng.random() < self.views.flip) if self.flip_words else None
         if mirrored:
             texts = [swap_sides(text) for text in texts]
-        pixels = self._pixels(row) if self._cache is None else self._cache[row]
         return {
             "views": self.views(pixels, rng, mirrored),
             "texts": texts,
-            "person_id": self.person_ids[row],
-            "image_id": self.image_ids[row],
+            "person_id": row["person_id"],
+            "image_id": row["image_id"],
         }
 
-    def _text(self, level: str, row: int, number: int, rng: np.random.Generator) -> str:
-        if level == "sentence":
-            return self.captions[row][number]
-        pieces = self.pieces[row][number]
-        if level == "word" and pieces["words"]:
-            return " ".join(pieces["words"])
-        return pieces["phrases"][rng.integers(len(pieces["phrases"]))]
+
+def text_of(row: dict[str, Any], number: int, level: str, rng: np.random.Generator) -> str:
+    """The text of one level that caption `number` of a row gives."""
+    if level == "sentence":
+        return row["captions"][number]
+    pieces = row["levels"][number]
+    if level == "word" and pieces["words"]:
+        return " ".join(pieces["words"])
+    return pieces["phrases"][rng.integers(len(pieces["phrases"]))]
+
+
+class TrainingPairs(AugmentedPairs):
+    """The pairs of a dataset, whose texts are kept in memory.
+
+    Args:
+        rows: dataset with the columns `image`, `image_id`, `person_id`, `captions`, and `levels` (see
+            `levels.add_levels`) unless only whole sentences are wanted.
+        processor: see `AugmentedPairs`.
+        cache_images: keep the resized uint8 pictures in memory, 3 x H x W bytes each, decoded once and in parallel.
+        **augmentation: see `AugmentedPairs`.
+
+    Raises:
+        ValueError: for unknown levels, missing columns, an empty caption, or an image that cannot be read (then or in
+            `pairs[epoch, index]`), named by its `image_id`.
+    """
+
+    def __init__(
+        self, rows: Dataset, processor: IVTProcessor, cache_images: bool = False, **augmentation: Any
+    ) -> None:
+        super().__init__(processor, **augmentation)
+        if "levels" not in rows.column_names and set(self.levels) != {"sentence"}:
+            raise ValueError(f"rows have no column 'levels', which {self.levels} need; call add_levels(rows) first")
+        columns = {"image_id", "person_id", "captions"} | ({"levels"} & set(rows.column_names))
+        self.texts = {name: list(rows[name]) for name in columns}
+        captions = self.texts["captions"]
+        self.pairs = [(row, number) for row, texts in enumerate(captions) for number in range(len(texts))]
+        for row, number in self.pairs:
+            if not captions[row][number].strip():
+                raise ValueError(
+                    f"caption {number} of image {self.texts['image_id'][row]!r} is empty; remove it from the rows"
+                )
+        self._images = rows.select_columns(["image"])
+        self._cache = self._decode_all() if cache_images else None
+
+    @property
+    def pair_person_ids(self) -> list[int]:
+        """The person of each pair."""
+        return [self.texts["person_id"][row] for row, _ in self.pairs]
+
+    @property
+    def caption_lengths(self) -> list[int]:
+        """Words of each pair's caption, to group pairs of like length."""
+        return [len(self.texts["captions"][row][number].split()) for row, number in self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> tuple[dict[str, Any], int, np.ndarray]:
+        """See `AugmentedPairs`."""
+        row, number = self.pairs[index]
+        pixels = self._pixels(row) if self._cache is None else self._cache[row]
+        return {name: values[row] for name, values in self.texts.items()}, number, pixels
 
     def _pixels(self, row: int) -> np.ndarray:
         try:
             return resized_pixels(self._images[row]["image"], self.image_processor)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
             raise ValueError(
-                f"image {self.image_ids[row]!r} cannot be read: {error}; load the corpus with on_bad_image='skip' "
-                "to leave such images out"
+                f"image {self.texts['image_id'][row]!r} cannot be read: {error}; load the corpus with "
+                "on_bad_image='skip' to leave such images out"
             ) from error
 
     def _decode_all(self) -> np.ndarray:
@@ -161,6 +191,37 @@ class TrainingPairs(TorchDataset):
             for _ in tqdm(pool.map(decode, range(len(cache))), total=len(cache), desc="images", unit="image"):
                 pass
         return cache
+
+
+class StreamedPairs(AugmentedPairs):
+    """The pairs of a corpus that is read from the disk row by row, the same ones as of a dataset with these rows.
+
+    Args:
+        rows: gives the row of a pair and the number of its caption (`rows.pair(index)`), the picture in it as
+            `{"bytes": …}`, and `caption_lengths`; see `corpora/sharded.py`. Where a row has no phrases and words, they
+            are worked out when it is read.
+        processor: see `AugmentedPairs`.
+        **augmentation: see `AugmentedPairs`.
+    """
+
+    def __init__(self, rows: Any, processor: IVTProcessor, **augmentation: Any) -> None:
+        super().__init__(processor, **augmentation)
+        self.rows = rows
+        self.tagger_name = None if set(self.levels) == {"sentence"} else find_tagger()
+
+    def __len__(self) -> int:
+        return len(self.rows.caption_lengths)
+
+    def read(self, index: int) -> tuple[dict[str, Any], int, np.ndarray]:
+        """See `AugmentedPairs`."""
+        row, number = self.rows.pair(index)
+        if self.tagger_name and row.get("levels") is None:
+            row["levels"] = levels_of(row["captions"], self.tagger_name)
+        try:
+            with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+                return row, number, resized_pixels(image, self.image_processor)
+        except (OSError, SyntaxError, ValueError, TypeError) as error:  # what Pillow raises for broken files
+            raise ValueError(f"image {row['image_id']!r} cannot be read: {error}; write its shard anew") from error
 
 
 class PairCollator:

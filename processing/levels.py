@@ -68,6 +68,12 @@ def swap_sides(text: str) -> str:
     return re.sub(rf"\b({'|'.join(SWAPPED_SIDES)})\b", lambda match: SWAPPED_SIDES[match[0]], text)
 
 
+def levels_of(captions: list[str], tagger_name: str) -> list[dict[str, list[str]]]:
+    """Phrases and words of each caption; `tagger_name` is that of `tagging.find_tagger`."""
+    tagger = load_tagger(tagger_name)
+    return [{"phrases": split_phrases(caption), "words": extract_words(caption, tagger)} for caption in captions]
+
+
 def add_levels(rows: Dataset, num_proc: int | None = None) -> Dataset:
     """Add the column `levels`: per caption `{"phrases": list[str], "words": list[str]}`.
 
@@ -87,7 +93,4 @@ def add_levels(rows: Dataset, num_proc: int | None = None) -> Dataset:
 
 def _levels_of_row(row: dict[str, Any], tagger_name: str, version: int) -> dict[str, Any]:
     """Work on one row. Tagger and version are plain values so that `datasets` finds its cache in the next process."""
-    tagger = load_tagger(tagger_name)
-    return {
-        "levels": [{"phrases": split_phrases(c), "words": extract_words(c, tagger)} for c in row["captions"]],
-    }
+    return {"levels": levels_of(row["captions"], tagger_name)}

@@ -114,3 +114,81 @@ class BalancedSampler(Sampler[tuple[int, int]]):
             batches.append(order[: self.persons_per_batch])
             left[batches[-1]] -= 1
         return batches
+
+
+class ShardSampler(Sampler[tuple[int, int]]):
+    """Shuffle the pairs of a corpus in shards such that few shards are read at a time, each from front to back.
+
+    An epoch is one line of pairs: the shards in random order, one behind the other, from a random pair on and round to
+    it. The line is cut into equal stretches, `LANES` for each process, one behind the other, so that the processes of
+    a node read shards of their own; the few pairs that do not fill a batch of every process are left out. A lane
+    shuffles its pairs within a buffer, and batches come from the lanes in turn. A loader with `LANES` workers or a
+    divisor of it therefore has each lane read by one worker, but the order does not depend on the workers.
+
+    Args:
+        pairs_per_shard: number of pairs of each shard; pairs are counted through from shard to shard.
+        batch_size: pairs of a batch of one process.
+        num_processes: among which accelerate deals out the batches, each in its turn.
+        seed: of the order.
+        buffer: pairs that a process shuffles together, shared out among its lanes.
+        lengths: of each pair's caption, to fill batches with like ones as `PairSampler` does; None does not.
+
+    Raises:
+        ValueError: if there are too few pairs for a batch of every process.
+    """
+
+    LANES = 8  # per process
+
+    def __init__(
+        self,
+        pairs_per_shard: Sequence[int],
+        batch_size: int,
+        num_processes: int = 1,
+        seed: int = 0,
+        buffer: int = 4096,
+        lengths: np.ndarray | None = None,
+    ) -> None:
+        self.sizes = np.asarray(pairs_per_shard)
+        self.batch_size, self.num_processes, self.seed, self.lengths = batch_size, num_processes, seed, lengths
+        self.window = max(1, buffer // (self.LANES * batch_size)) * batch_size
+        self.batches_per_process = int(self.sizes.sum()) // (batch_size * num_processes)
+        if not self.batches_per_process:
+            raise ValueError(
+                f"{self.sizes.sum()} pairs do not fill a batch of {batch_size} on each of {num_processes} processes; "
+                "use a smaller batch size"
+            )
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches_per_process * self.batch_size * self.num_processes
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, rng = self.epoch, np.random.default_rng((self.seed, self.epoch))
+        order, first = rng.permutation(len(self.sizes)), int(rng.integers(self.sizes.sum()))
+        # batch j of a process comes from lane j modulo LANES
+        counts = [len(range(lane, self.batches_per_process, self.LANES)) for lane in range(self.LANES)]
+        ends = first + np.cumsum(counts * self.num_processes) * self.batch_size
+        starts = np.concatenate([[first], ends[:-1]])
+        stretches = zip(starts.tolist(), ends.tolist(), strict=True)
+        lanes = [self._batches(epoch, order, lane, *stretch) for lane, stretch in enumerate(stretches)]
+        for batch in range(self.batches_per_process):
+            for process in range(self.num_processes):
+                for index in next(lanes[process * self.LANES + batch % self.LANES]).tolist():
+                    yield epoch, index
+
+    def _batches(self, epoch: int, order: np.ndarray, lane: int, start: int, end: int) -> Iterator[np.ndarray]:
+        """Batches of one lane, from positions `start` to `end` of the line that goes on at its beginning."""
+        line_ends = self.sizes[order].cumsum()
+        for number, window_start in enumerate(range(start, end, self.window)):
+            positions = np.arange(window_start, min(window_start + self.window, end)) % line_ends[-1]
+            places = np.searchsorted(line_ends, positions, side="right")  # of their shards in the line
+            indices = self.sizes.cumsum()[order[places]] - (line_ends[places] - positions)
+            rng = np.random.default_rng((self.seed, epoch, lane, number))
+            indices = rng.permutation(indices)
+            if self.lengths is not None:
+                indices = indices[np.argsort(self.lengths[indices], kind="stable")]
+            yield from rng.permutation(indices.reshape(-1, self.batch_size))

@@ -75,8 +75,14 @@ class RunPaths:
 class Recipe:
     """How to train; what two runs must share to be comparable. The defaults are the paper's."""
 
-    corpus: str = field(default="synthetic", metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid or synthetic"})
+    corpus: str = field(
+        default="synthetic", metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid, synthetic or shards"}
+    )
     num_people: int | None = field(default=None, metadata={"help": "synthetic: people to draw for training"})
+    streaming: bool = field(default=False, metadata={"help": "read the training pairs from shards as they are used"})
+    stream_buffer: int = field(
+        default=4096, metadata={"help": "streaming: pairs that each process shuffles together, beside the shards"}
+    )
     on_bad_image: str = field(default="error", metadata={"help": "error, or skip images that cannot be read"})
     model_size: str | None = field(
         default=None, metadata={"help": "ivt-tiny, ivt-small or ivt-base; fields under `model` change what it says"}
@@ -172,6 +178,8 @@ class Recipe:
         check_choice("gather", self.gather, ("all", "none"))
         check_choice("mixed_precision", self.mixed_precision, ("no", "fp16", "bf16"))
         check_choice("protocol", self.protocol, PROTOCOLS)
+        if self.streaming:
+            self._check_streaming()
         counts = ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups")
         for name in (*counts, "cached_chunk", "pairs_per_person"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -192,6 +200,16 @@ class Recipe:
         for name in (*probabilities, "rand_augment_magnitude", "layer_lr_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+
+    def _check_streaming(self) -> None:
+        if self.corpus != "shards":
+            raise ValueError(
+                f"streaming reads shards, corpus is {self.corpus!r}; write it as shards with `python -m tools.shard "
+                f"{self.corpus} FOLDER` and pass --corpus shards --corpus_root FOLDER"
+            )
+        if self.cache_images or self.pairs_per_person:
+            name = "cache_images" if self.cache_images else "pairs_per_person"
+            raise ValueError(f"{name} needs all pairs in memory, which streaming avoids; leave one of them out")
 
 
 def _config_value(text: str) -> Any:

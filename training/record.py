@@ -33,6 +33,8 @@ import torch
 from datasets import Dataset, Image
 from torch import nn
 
+from corpora.sharded import ShardedRows
+
 from .files import write_text
 from .recipe import Recipe
 
@@ -67,17 +69,22 @@ def describe_hardware(device: torch.device, num_processes: int) -> dict[str, Any
     return {"device": name, "num_processes": num_processes, "threads_per_process": torch.get_num_threads()}
 
 
-def describe_sizes(rows: Dataset) -> dict[str, int]:
+def describe_sizes(rows: Dataset | ShardedRows) -> dict[str, int]:
     """Numbers of people, images and captions."""
+    if isinstance(rows, ShardedRows):
+        return rows.sizes()
     num_captions = sum(map(len, rows["captions"][:]))
     return {"people": len(set(rows["person_id"][:])), "images": len(rows), "captions": num_captions}
 
 
-def hash_rows(rows: Dataset) -> str:
+def hash_rows(rows: Dataset | ShardedRows) -> str:
     """SHA-256 of image ids, person ids and captions in their order, and of the pictures of a drawn corpus.
 
-    Pictures that lie in files count by their `image_id`.
+    Pictures that lie in files count by their `image_id`. A corpus that is streamed is not read for this, see
+    `ShardedRows.digest`.
     """
+    if isinstance(rows, ShardedRows):
+        return rows.digest()
     digest, columns = hashlib.sha256(), ["image_id", "person_id", "captions"]
     for row in rows.select_columns([*columns, "image"]).cast_column("image", Image(decode=False)):
         digest.update(json.dumps([row[name] for name in columns]).encode())
@@ -89,7 +96,7 @@ def start_record(
     recipe: Recipe,
     model_fields: dict[str, Any],
     model: nn.Module,
-    splits: dict[str, Dataset],
+    splits: dict[str, Dataset | ShardedRows],
     device: torch.device,
     num_processes: int,
 ) -> dict[str, Any]:

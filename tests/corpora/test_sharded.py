@@ -1,0 +1,275 @@
+"""Corpora in shards: what is written comes back, row by row from the disk, or an error names the file."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, load_dataset
+from PIL import Image
+
+from corpora import load_corpus, sharded
+from corpora.sharded import SHARD_FEATURES, ShardedRows, write_shards
+from tools import shard
+
+EXTENSIONS = ("parquet", "tar")
+
+
+def encoded(number: int, image_format: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (9, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, image_format)
+    return file.getvalue()
+
+
+def make_rows(count: int, folder: Path) -> Dataset:
+    """Rows with 1 to 3 captions; every third picture is a file, the others lie in the row."""
+    rows = {name: [] for name in SHARD_FEATURES}
+    for number in range(count):
+        content = encoded(number, "JPEG" if number % 2 else "PNG")
+        image = {"bytes": content, "path": None}
+        if number % 3 == 0:
+            path = folder / f"{number}.png"
+            path.write_bytes(content)
+            image = {"bytes": None, "path": str(path)}
+        captions = [f"Person {number} in {'red ' * (i + 1)}coat" for i in range(1 + number % 3)]
+        rows["image"].append(image)
+        rows["image_id"].append(f"camera/{number}.png")
+        rows["person_id"].append(1000 + number // 2)
+        rows["captions"].append(captions)
+        rows["levels"].append([{"phrases": [c], "words": c.split()[:1]} for c in captions])
+    return Dataset.from_dict(rows, features=SHARD_FEATURES)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Dataset:
+    return make_rows(11, tmp_path)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_every_row_comes_back_once_as_it_was(tmp_path, rows, extension):
+    files = write_shards(rows, tmp_path / "shards", "train", extension, rows_per_shard=4)
+    assert [file.name for file in files] == [f"train-0000{i}-of-00003.{extension}" for i in range(3)]
+    found = {row["image_id"]: row for row in ShardedRows(tmp_path / "shards", "train")}
+    assert len(found) == 11
+    for number, row in enumerate(rows):
+        again = found[row["image_id"]]
+        assert again["image"]["bytes"] == encoded(number, "JPEG" if number % 2 else "PNG")  # no picture is coded anew
+        assert {name: again[name] for name in ("person_id", "captions", "levels")} == {
+            name: row[name] for name in ("person_id", "captions", "levels")
+        }
+    order = [row["image_id"] for row in ShardedRows(tmp_path / "shards", "train")]
+    assert order != list(rows["image_id"])  # neighbours of the corpus are parted
+    write_shards(rows, tmp_path / "again", "train", extension, rows_per_shard=4)
+    assert order == [row["image_id"] for row in ShardedRows(tmp_path / "again", "train")]
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_pairs_are_the_captions_in_the_order_of_the_rows(tmp_path, rows, extension):
+    write_shards(rows, tmp_path, "train", extension, rows_per_shard=4)
+    sharded_rows = ShardedRows(tmp_path, "train")
+    expected = [(row["image_id"], caption) for row in sharded_rows for caption in row["captions"]]
+    found = []
+    for index in range(len(expected)):
+        row, number = sharded_rows.pair(index)
+        found.append((row["image_id"], row["captions"][number]))
+    assert found == expected
+    assert sharded_rows.caption_lengths.tolist() == [len(caption.split()) for _, caption in expected]
+    per_shard = [sum(len(sharded_rows[i]["captions"]) for i in of_shard) for of_shard in ([0, 1, 2, 3], [4, 5, 6, 7])]
+    assert sharded_rows.pairs_per_shard == [*per_shard, len(expected) - sum(per_shard)]
+    assert sharded_rows["person_id"] == [row["person_id"] for row in sharded_rows]
+
+
+def test_both_formats_are_those_of_the_datasets_library(tmp_path, rows):
+    rows = rows.select(range(0, 11, 2))  # one kind of pictures, as its WebDataset builder wants it
+    for extension, builder in (("parquet", "parquet"), ("tar", "webdataset")):
+        files = write_shards(rows, tmp_path / extension, "train", extension, rows_per_shard=4)
+        found = load_dataset(
+            builder, data_files={"train": [str(file) for file in files]}, cache_dir=str(tmp_path), split="train"
+        )
+        assert len(found) == 6
+        if extension == "parquet":
+            assert found.features == SHARD_FEATURES and found[0]["image"].size == (4, 9)
+        else:
+            assert {row["json"]["image_id"] for row in found} == set(rows["image_id"])
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_shards_are_a_corpus_like_any_other(tmp_path, rows, extension):
+    write_shards(rows, tmp_path / "data", "val", extension, rows_per_shard=6)
+    found = load_corpus("shards", tmp_path, "val")  # in the folder `data`, as on the Hub
+    assert Counter(found["image_id"]) == Counter(rows["image_id"]) and found[0]["image"].size == (4, 9)
+    assert found.column_names == ["image", "image_id", "person_id", "captions"]
+    write_shards(rows.select(range(5)), tmp_path / "data", "val", extension, rows_per_shard=6)
+    assert len(load_corpus("shards", tmp_path, "val")) == 5  # not the cache of the older ones
+
+
+def test_tool_writes_what_it_counts(tmp_path, capsys):
+    make_rows(7, tmp_path).remove_columns("levels").to_parquet(tmp_path / "train-00000-of-00001.parquet", batch_size=2)
+    command = ["shards", str(tmp_path / "tar"), "--corpus_root", str(tmp_path), "--splits", "train"]
+    shard.main([*command, "--format", "webdataset", "--rows_per_shard", "3"])
+    assert "train: 7 pictures, 13 captions in 3 shards" in capsys.readouterr().out
+    first = next(iter(ShardedRows(tmp_path / "tar", "train")))
+    assert first["levels"][0]["phrases"] == [first["captions"][0]]
+    for arguments, message in (
+        (["cuhk"], "did you mean 'cuhk-pedes'"),
+        (["shards", "--splits", "dev"], "split is 'dev'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            shard.main([arguments[0], str(tmp_path), *arguments[1:]])
+
+
+# ---- nothing is read that is not asked for
+
+
+def test_a_row_costs_one_row_group_and_the_cache_is_bounded(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(sharded, "ROWS_PER_GROUP", 2)
+    write_shards(rows, tmp_path, "train", "parquet", rows_per_shard=6)
+    columns, groups = [], []
+    read_all, read = pq.ParquetFile.read, pq.ParquetFile.read_row_group
+
+    def remember(file, columns_read):
+        columns.append(columns_read)
+        return read_all(file, columns=columns_read)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda file, columns=None: remember(file, columns))
+    sharded_rows = ShardedRows(tmp_path, "train")
+    assert columns == [["person_id", "captions"]] * 2  # for the index: no picture
+
+    def count(file, group, **options):
+        groups.append(group)
+        return read(file, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", count)
+    sharded_rows[3]
+    assert groups == [1]
+    list(sharded_rows)
+    assert len(groups) == 6  # rows 3 and 2 share one; 6 + 5 rows are 3 + 3 groups
+    monkeypatch.setattr(sharded, "CACHE_BYTES", 1)
+    sharded_rows._forget()
+    list(sharded_rows)
+    assert len(sharded_rows.groups) == 1
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_index_is_built_once_and_anew_for_other_shards(tmp_path, rows, extension, monkeypatch):
+    write_shards(rows, tmp_path, "train", extension)
+    built, build = [], sharded.build_index
+
+    def count(shards):
+        built.append(len(shards))
+        return build(shards)
+
+    monkeypatch.setattr(sharded, "build_index", count)
+    first = ShardedRows(tmp_path, "train")
+    again = ShardedRows(tmp_path, "train")
+    assert built == [1] and again.pairs_per_shard == first.pairs_per_shard == [21]
+    assert [row["image_id"] for row in again] == [row["image_id"] for row in first]
+    write_shards(rows, tmp_path, "train", extension, rows_per_shard=6)
+    assert len(ShardedRows(tmp_path, "train").pairs_per_shard) == 2 and built == [1, 2]
+
+
+def test_folder_that_cannot_be_written_costs_the_index_only(tmp_path, rows, monkeypatch, caplog):
+    write_shards(rows, tmp_path, "train", "tar")
+
+    def refuse(*_, **__):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(np, "savez", refuse)
+    assert len(ShardedRows(tmp_path, "train")) == 11
+    assert "cannot keep the index" in caplog.text and {path.suffix for path in tmp_path.glob("train*")} == {".tar"}
+
+
+def test_worker_processes_get_neither_files_nor_rows(tmp_path, rows):
+    write_shards(rows, tmp_path, "train", "parquet", rows_per_shard=6)
+    sharded_rows = ShardedRows(tmp_path, "train")
+    expected = list(sharded_rows)
+    copy = pickle.loads(pickle.dumps(sharded_rows))
+    assert not copy.files and not copy.groups and list(copy) == expected
+    forked = os.fork()
+    if not forked:  # leaves at once, so that pytest does not run on in two processes
+        same = sharded_rows[0] == expected[0] and sharded_rows.process == os.getpid()
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 0
+
+
+# ---- what is wrong is named
+
+
+def test_shards_that_are_missing_or_mixed_are_named(tmp_path, rows):
+    with pytest.raises(ValueError, match="pass it as root"):
+        ShardedRows(None, "train")
+    with pytest.raises(ValueError, match="has no shards of split 'train': .* found no such folder"):
+        ShardedRows(tmp_path / "nowhere", "train")
+    files = write_shards(rows, tmp_path / "shards", "train", "tar", rows_per_shard=4)
+    files[1].unlink()
+    with pytest.raises(ValueError, match=r"has shards \[0, 2\] of split 'train', expected all of 00003"):
+        ShardedRows(tmp_path / "shards", "train")
+    write_shards(rows, tmp_path / "two", "train", "tar", rows_per_shard=4)
+    write_shards(rows, tmp_path / "two" / "data", "train", "parquet", rows_per_shard=4)
+    with pytest.raises(ValueError, match="has several sets of shards"):
+        ShardedRows(tmp_path / "two", "train")
+
+
+def write_table(path: Path, **columns: list) -> None:
+    rows = {"image": [{"bytes": encoded(0), "path": None}], "image_id": ["a"], "person_id": [1], "captions": [["b"]]}
+    pq.write_table(pa.table({name: value for name, value in (rows | columns).items() if value}), path)
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"captions": None}, "has no column captions"),
+        ({"captions": [["a man", " "]]}, "has an empty caption"),
+    ],
+)
+def test_columns_that_are_missing_or_empty_are_named(tmp_path, columns, message):
+    write_table(tmp_path / "train-00000-of-00001.parquet", **columns)
+    with pytest.raises(ValueError, match=message):
+        ShardedRows(tmp_path, "train")
+
+
+def test_row_groups_that_are_too_large_are_refused(tmp_path, monkeypatch):
+    write_table(tmp_path / "train-00000-of-00001.parquet")
+    monkeypatch.setattr(sharded, "CACHE_BYTES", 100)
+    with pytest.raises(ValueError, match="has a row group of .* write the shards with python -m tools.shard"):
+        ShardedRows(tmp_path, "train")
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_files_that_were_cut_short_are_named(tmp_path, rows, extension):
+    (file,) = write_shards(rows, tmp_path, "train", extension)
+    file.write_bytes(file.read_bytes()[:700])
+    with pytest.raises(ValueError, match=f"{file.name} (is no whole|has only)"):
+        ShardedRows(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        ({"0.png": encoded(0)}, r"sample '0' of .* has only \['image'\]"),
+        ({"0.png": encoded(0), "0.json": b'{"image_id": "a", "person_id": 1}'}, "sample '0' of .* has no captions"),
+    ],
+)
+def test_webdataset_samples_that_are_not_whole_are_named(tmp_path, files, message):
+    with tarfile.open(tmp_path / "train-00000-of-00001.tar", "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(ValueError, match=message):
+        ShardedRows(tmp_path, "train")
+
+
+def test_rows_beyond_the_end_are_an_index_error(tmp_path, rows):
+    write_shards(rows, tmp_path, "train")
+    with pytest.raises(IndexError, match="row 11 of 11"):
+        ShardedRows(tmp_path, "train")[11]
+    assert json.loads(ShardedRows(tmp_path, "train").identity)[1][0][0] == "train-00000-of-00001.parquet"
