@@ -208,12 +208,15 @@ def test_cls_only_gives_the_same_gradients(tiny_model: IVTModel, tiny_batch: Bat
     assert whole.keys() == dict(tiny_model.named_parameters()).keys()  # the loss reaches every parameter
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny_config: IVTConfig, tiny_batch: Batch) -> None:
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(
+    tiny_config: IVTConfig, tiny_batch: Batch, use_reentrant: bool
+) -> None:
     tiny_config.hidden_dropout_prob = tiny_config.drop_path_rate = tiny_config.bmm_ratio = 0.3
     model = IVTModel(tiny_config).train()
     torch.manual_seed(1)
     plain = gradients(model, tiny_batch)
-    model.activation_checkpointing_enable()
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     assert all(layer.gradient_checkpointing for layer in model.layers)
     torch.manual_seed(1)
     torch.testing.assert_close(gradients(model, tiny_batch), plain)
@@ -395,10 +398,20 @@ def test_hidden_states_and_attentions_are_recorded_per_modality(tiny_model: IVTM
     assert all((attention[1, :, :, 5:] == 0).all() for attention in texts.attentions)  # padding is not looked at
 
 
-def test_attentions_without_eager_are_an_error(tiny_model: IVTModel, tiny_batch: Batch) -> None:
-    tiny_model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match=r"set_attn_implementation\('eager'\)"):
-        tiny_model(**tiny_batch, output_attentions=True)
+@torch.no_grad()
+def test_sdpa_gives_the_attentions_of_eager(tiny_model: IVTModel, tiny_batch: Batch) -> None:
+    outputs = {}
+    for implementation in ("eager", "sdpa"):
+        tiny_model.set_attn_implementation(implementation)
+        outputs[implementation] = tiny_model(**tiny_batch, output_attentions=True)
+    for modality in ("image_model_output", "text_model_output"):
+        torch.testing.assert_close(outputs["sdpa"][modality].attentions, outputs["eager"][modality].attentions)
+
+
+def test_attentions_of_an_implementation_without_them_are_an_error(tiny_model: IVTModel, tiny_batch: Batch) -> None:
+    tiny_model.config._attn_implementation_internal = "flash_attention_2"  # cannot be set where it is not installed
+    with pytest.raises(ValueError, match=r"'flash_attention_2'; call model.set_attn_implementation\('sdpa'\)"):
+        tiny_model.get_image_features(tiny_batch["pixel_values"], output_attentions=True)
 
 
 @pytest.mark.parametrize("by_config", [False, True])

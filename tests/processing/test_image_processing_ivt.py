@@ -134,3 +134,34 @@ def test_settings_survive_saving(tmp_path):
     again = IVTImageProcessor.from_pretrained(tmp_path)
     assert dict(again.size) == {"height": 32, "width": 16} and list(again.image_mean) == [0.4, 0.5, 0.6]
     assert again(PICTURE, return_tensors="pt").pixel_values.shape == (1, 3, 32, 16)
+
+
+def test_a_call_overrides_settings_for_itself_alone():
+    processor = IVTImageProcessor()
+    before = processor.to_dict()
+    small = processor(
+        PICTURE, size={"height": 8, "width": 4}, image_mean=[0.0] * 3, image_std=[1.0] * 3, return_tensors="pt"
+    )
+    assert small.pixel_values.shape == (1, 3, 8, 4) and small.pixel_values.min() >= 0
+    assert processor.to_dict() == before
+    assert processor(PICTURE, return_tensors="pt").pixel_values.shape == (1, 3, 384, 128)
+
+
+def test_loading_overrides_settings_of_the_file(tmp_path):
+    IVTImageProcessor().save_pretrained(tmp_path)
+    again = IVTImageProcessor.from_pretrained(tmp_path, size={"height": 8, "width": 4}, do_normalize=False)
+    values = again(PICTURE, return_tensors="pt").pixel_values
+    assert values.shape == (1, 3, 8, 4) and values.min() >= 0
+
+
+def test_processors_share_no_settings():
+    one, other = IVTImageProcessor(), IVTImageProcessor()
+    one.size["height"] = 8
+    assert other.size["height"] == IVTImageProcessor().size["height"] == IVTImageProcessor.size["height"] == 384
+
+
+def test_numpy_and_torch_come_out_equal():
+    processor = IVTImageProcessor()
+    arrays = processor([PICTURE], return_tensors="np").pixel_values
+    np.testing.assert_array_equal(arrays, processor([PICTURE], return_tensors="pt").pixel_values.numpy())
+    np.testing.assert_array_equal(arrays[0], processor([PICTURE]).pixel_values[0])

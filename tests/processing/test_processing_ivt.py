@@ -30,6 +30,40 @@ def test_each_modality_can_come_alone(processor):
     assert processor(text=SENTENCES[0])["input_ids"] == processor(text=SENTENCES[:1])["input_ids"][0]
 
 
+def test_the_processor_is_its_two_parts(processor):
+    inputs = processor(images=PICTURE, text=[s.lower() for s in SENTENCES], return_tensors="pt")
+    alone = processor.tokenizer([s.lower() for s in SENTENCES], padding=True, return_tensors="pt")
+    assert torch.equal(inputs["input_ids"], alone["input_ids"])
+    assert torch.equal(inputs["attention_mask"], alone["attention_mask"])
+    assert torch.equal(inputs["pixel_values"], processor.image_processor(PICTURE, return_tensors="pt").pixel_values)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": {"height": 8, "width": 6}, "padding": "max_length", "max_length": 20},
+        {
+            "images_kwargs": {"size": {"height": 8, "width": 6}},
+            "text_kwargs": {"padding": "max_length", "max_length": 20},
+        },
+    ],
+    ids=["flat", "nested"],
+)
+def test_options_reach_the_part_they_are_for_and_last_one_call(processor, options):
+    before = processor.to_dict()
+    inputs = processor(images=PICTURE, text=SENTENCES, return_tensors="pt", **options)
+    assert inputs["pixel_values"].shape == (1, 3, 8, 6) and inputs["input_ids"].shape == (2, 20)
+    assert processor.to_dict() == before
+    inputs = processor(images=PICTURE, text=SENTENCES, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 12, 4) and inputs["input_ids"].shape == (2, 15)
+
+
+def test_ids_are_decoded_to_the_sentence(processor):
+    ids = processor(text="A man with a red hat.")["input_ids"]
+    assert processor.decode(ids, skip_special_tokens=True) == "a man with a red hat."
+    assert processor.batch_decode([ids, ids], skip_special_tokens=True) == ["a man with a red hat."] * 2
+
+
 @pytest.mark.parametrize("do_lower_case", [True, False])
 def test_case_does_not_matter_whatever_the_tokenizer(tokenizer, do_lower_case):
     cased = BertTokenizer(vocab=tokenizer.get_vocab(), do_lower_case=do_lower_case)
