@@ -190,3 +190,11 @@ def test_importing_a_module_does_nothing(with_package: tuple[Path, Path]) -> Non
     assert "tools.convert_official" in report["imported"]
     assert report["said_at_import"] == ""
     assert list(started_in.iterdir()) == []
+
+
+def test_embedded_checkpoint_carries_the_code_of_this_tree():
+    shipped = sorted((REPO / "checkpoints/ivt-tiny-synthetic").glob("*_ivt.py"))
+    assert {"configuration_ivt.py", "modeling_ivt.py", "processing_ivt.py"} <= {path.name for path in shipped}
+    for path in shipped:
+        (source,) = [*REPO.glob(f"modeling_ivt/{path.name}"), *REPO.glob(f"processing/{path.name}")]
+        assert path.read_text() == source.read_text(), path.name

@@ -6,6 +6,8 @@ each modality has a feed-forward of its own:
     X' = MSA(LN1(X)) + X
     Y  = FFN_modality(LN2(X')) + X'
 
+Batch sizes are read as `x.shape[0]`: `len(x)` would be a constant in an exported graph.
+
 Letters: B batch, I images, T texts, N image tokens ([CLS] + patches), L text tokens, S tokens of either modality,
 K tokens kept, D width, H heads. Patch grids are (rows, columns) = (height, width); image token 1 + row * columns +
 column is the patch at (row, column).
@@ -25,7 +27,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ivt import IVTConfig
@@ -88,14 +91,14 @@ def gather_tokens(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor
     """Keep the tokens at `positions` (K,) or (B, K) of `tokens` (B, S) or (B, S, D)."""
     if positions.ndim == 1:
         return tokens.index_select(1, positions)
-    return tokens[torch.arange(len(tokens), device=tokens.device)[:, None], positions]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device)[:, None], positions]
 
 
 def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
     """Stochastic depth (Huang et al. 2016): in training, skip a residual `branch` (B, S, D) for a share of samples."""
     if rate == 0.0 or not training:
         return branch
-    kept = torch.rand(len(branch), 1, 1, device=branch.device) >= rate
+    kept = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= rate
     return branch * kept.to(branch.dtype) / (1.0 - rate)
 
 
@@ -121,6 +124,16 @@ class IVTImageEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
         self.type_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
 
+    @torch.no_grad()
+    def resize(self, height: int, width: int) -> None:
+        """Make images of `height` x `width` pixels the ones that position and type embeddings are made for."""
+        old_grid, new_grid = self.config.patch_grid, self.config.patch_grid_for(height, width)
+        for name in ("position_embeddings", "type_embeddings"):
+            old = getattr(self, name)
+            new = nn.Parameter(resize_grid(old, old_grid, new_grid), requires_grad=old.requires_grad)
+            setattr(self, name, new)
+        self.config.image_size = (height, width)
+
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         """(B, C, height, width) to (B, N, D)."""
         height, width = pixel_values.shape[-2:]
@@ -135,7 +148,7 @@ class IVTImageEmbeddings(nn.Module):
             added = resize_grid(added, self.config.patch_grid, self.config.patch_grid_for(height, width))
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)  # (B, rows * columns, D)
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + added
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + added
 
 
 class IVTTextEmbeddings(nn.Module):
@@ -173,9 +186,14 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention that also returns its weights: (B, S, H, D / H) and (B, H, S, S)."""
+    """Plain attention that also returns its weights: (B, S, H, D / H) and (B, H, S, S).
+
+    The mask (B, 1, S, S) says with True which tokens are seen, as sdpa's does, or is a number to add to the scores.
+    """
     scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -194,6 +212,18 @@ class IVTAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
+    def _attention_function(self, output_attentions: bool) -> Callable:
+        """The configured attention; where weights are asked for and it is sdpa, which has none, the eager one."""
+        implementation = self.config._attn_implementation
+        if not output_attentions:
+            return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        if implementation not in ("eager", "sdpa"):
+            raise ValueError(
+                f"attention weights are not computed by attn_implementation={implementation!r}; "
+                "call model.set_attn_implementation('sdpa') first"
+            )
+        return eager_attention_forward
+
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, num_queries: int, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -202,9 +232,7 @@ class IVTAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, S, D / H)
         if attention_mask is not None and attention_mask.ndim == 4:
             attention_mask = attention_mask[:, :, :num_queries]
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend = self._attention_function(kwargs.get("output_attentions", self.config.output_attentions))
         context, weights = attend(
             self,
             query[:, :, :num_queries],
@@ -284,7 +312,6 @@ class IVTPreTrainedModel(PreTrainedModel):
     config: IVTConfig
     config_class = IVTConfig
     base_model_prefix = ""
-    main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["IVTBlock", "IVTImageEmbeddings", "IVTTextEmbeddings"]
@@ -333,6 +360,44 @@ class IVTModel(IVTPreTrainedModel):
         """Replace the word embeddings."""
         self.text_embeddings.word_embeddings = value
 
+    def get_position_embeddings(self) -> nn.Embedding:
+        """The position embeddings of texts."""
+        return self.text_embeddings.position_embeddings
+
+    @torch.no_grad()
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Change the longest text the model holds.
+
+        Args:
+            new_num_position_embeddings: tokens; positions beyond the old ones are drawn afresh and need training. The
+                tokenizer's `model_max_length` has to follow.
+
+        Raises:
+            ValueError: if it is smaller than 1.
+        """
+        if new_num_position_embeddings < 1:
+            raise ValueError(f"new_num_position_embeddings must be at least 1, got {new_num_position_embeddings}")
+        old = self.get_position_embeddings().weight
+        new = nn.Embedding(new_num_position_embeddings, old.shape[1], device=old.device, dtype=old.dtype)
+        self._init_weights(new)
+        num_kept = min(len(old), len(new.weight))
+        new.weight[:num_kept] = old[:num_kept]
+        new.weight.requires_grad_(old.requires_grad)
+        self.text_embeddings.position_embeddings = new
+        self.config.max_position_embeddings = new_num_position_embeddings
+
+    def resize_image_embeddings(self, height: int, width: int) -> None:
+        """Change the size of the images the model is made for, position and type embeddings resized bilinearly.
+
+        Args:
+            height: in pixels.
+            width: in pixels; the image processor's `size` has to follow.
+
+        Raises:
+            ValueError: if such an image is smaller than one patch.
+        """
+        self.image_embeddings.resize(height, width)
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and code files as [`PreTrainedModel.save_pretrained`] does, arguments included."""
         # A class registers for one Auto class; the zero-shot pipeline asks config.json for another one as well.
@@ -345,7 +410,7 @@ class IVTModel(IVTPreTrainedModel):
         ratio = self.config.bmm_ratio if bmm_ratio is None else bmm_ratio
         if not self.training or ratio == 0:
             return None
-        batch_size = len(tokens) if self.config.bmm_per_sample else None
+        batch_size = tokens.shape[0] if self.config.bmm_per_sample else None
         return sample_keep_positions(tokens.shape[1], ratio, batch_size, tokens.device)
 
     def _encode(
@@ -354,17 +419,11 @@ class IVTModel(IVTPreTrainedModel):
         attention_mask: torch.Tensor | None,
         modality: str,
         cls_only: bool,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Pass (B, S, D) tokens through the blocks and the last LayerNorm."""
-        if len(hidden_states) == 0:
+        if hidden_states.shape[0] == 0:
             raise ValueError(f"the batch has no {modality}s, expected at least one; leave empty batches out")
-        wants_weights = kwargs.get("output_attentions", self.config.output_attentions)
-        if wants_weights and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"attention weights are not computed by attn_implementation={self.config._attn_implementation!r}; "
-                "call model.set_attn_implementation('eager') first"
-            )
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             num_queries = 1 if cls_only and i == last else hidden_states.shape[1]
@@ -380,7 +439,7 @@ class IVTModel(IVTPreTrainedModel):
         keep_positions: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         cls_only: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Embed images.
 
@@ -414,7 +473,7 @@ class IVTModel(IVTPreTrainedModel):
         bmm_ratio: float | None = None,
         keep_positions: torch.Tensor | None = None,
         cls_only: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Embed captions.
 
@@ -455,7 +514,7 @@ class IVTModel(IVTPreTrainedModel):
         bmm_ratio: float | None = None,
         interpolate_pos_encoding: bool = False,
         cls_only: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> IVTOutput:
         """Embed images, texts or both, and compare them.
 
