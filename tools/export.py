@@ -109,7 +109,7 @@ def calibration_inputs(processor: Any, corpus: str, root: str | None, split: str
     """Inputs of both graphs, a list of arrays by name each, from images and captions spread over a split."""
     rows = load_corpus(corpus, root, split)
     num_rows = min(NUM_CALIBRATION_ROWS, len(rows))
-    rows = rows.select(i * len(rows) // num_rows for i in range(num_rows))
+    rows = rows.select([i * len(rows) // num_rows for i in range(num_rows)])
     images = [dict(processor(images=image, return_tensors="np")) for image in rows["image"]]
     texts = [dict(processor(text=captions[:1], return_tensors="np")) for captions in rows["captions"] if captions]
     return {IMAGE_ENCODER: images, TEXT_ENCODER: texts}
