@@ -68,7 +68,7 @@ def embed_images(
     """Embed images on the model's device and in its dtype, while threads decode and resize the next ones.
 
     Args:
-        model: an `IVTModel`, or another with its `get_image_features`, `device` and `dtype`.
+        model: an `IVTModel`, or another with its `get_image_features`.
         processor: its processor.
         images: Pillow images or paths as list or iterator, or the image column of a dataset (`dataset["image"]`).
         batch_size: images per call of the model.
@@ -81,6 +81,7 @@ def embed_images(
     Raises:
         ValueError: if there are no images.
     """
+    weight = next(model.parameters())
     num_threads = num_threads or min(8, os.cpu_count() or 1)
 
     def load(load_batch: Callable[[], list[Any]]) -> torch.Tensor:
@@ -90,7 +91,7 @@ def embed_images(
     total = len(images) if isinstance(images, Sized) else None
     with evaluating(model), tqdm(desc="images", total=total, unit="image", leave=None, disable=not progress) as bar:
         for pixel_values in prefetch(load, image_batches(images, batch_size), num_threads):
-            pixel_values = pixel_values.to(model.device, model.dtype)
+            pixel_values = pixel_values.to(weight.device, weight.dtype)
             embeds.append(model.get_image_features(pixel_values=pixel_values, cls_only=True).pooler_output)  # (B, D)
             bar.update(len(pixel_values))
     if not embeds:
@@ -111,7 +112,7 @@ def embed_texts(
     Sentences of similar length share a batch, so little of the work is padding.
 
     Args:
-        model: an `IVTModel`, or another with its `get_text_features` and `device`.
+        model: an `IVTModel`, or another with its `get_text_features`.
         processor: its processor.
         texts: sentences of at least one word.
         batch_size: sentences per call of the model.
@@ -133,19 +134,19 @@ def embed_texts(
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"text {index} is {text!r}, expected a sentence; leave out texts without words")
 
+    device = next(model.parameters()).device
     options = {} if max_length is None else {"max_length": max_length}
     longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a lack of memory shows at once
     embeds = []
     with evaluating(model), tqdm(desc="texts", total=len(texts), unit="text", leave=None, disable=not progress) as bar:
         for start in range(0, len(texts), batch_size):
             batch = [texts[index] for index in longest_first[start : start + batch_size]]
-            tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt", **options)  # (B, L)
-            tokens = tokens.to(model.device)
+            tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt", **options).to(device)
             embeds.append(
                 model.get_text_features(
                     input_ids=tokens["input_ids"],
                     attention_mask=tokens["attention_mask"],
-                    cls_only=True,
+                    cls_only=True,  # (B, L)
                 ).pooler_output  # (B, D)
             )
             bar.update(len(batch))
