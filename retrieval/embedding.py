@@ -141,12 +141,11 @@ def embed_texts(
     with evaluating(model), tqdm(desc="texts", total=len(texts), unit="text", leave=None, disable=not progress) as bar:
         for start in range(0, len(texts), batch_size):
             batch = [texts[index] for index in longest_first[start : start + batch_size]]
-            tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt", **options).to(device)
+            tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt", **options)  # (B, L)
+            tokens = tokens.to(device)
             embeds.append(
                 model.get_text_features(
-                    input_ids=tokens["input_ids"],
-                    attention_mask=tokens["attention_mask"],
-                    cls_only=True,  # (B, L)
+                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], cls_only=True
                 ).pooler_output  # (B, D)
             )
             bar.update(len(batch))

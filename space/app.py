@@ -23,6 +23,7 @@ from retrieval.crops import PathFields
 from retrieval.gallery import Gallery
 from retrieval.models import DEFAULT_MODEL, load_model
 from retrieval.results import SearchResults
+from retrieval.store import any_of
 
 PEOPLE = Path(__file__).resolve().parent / "people"
 NUM_RESULTS = 10
@@ -93,10 +94,7 @@ def search(session: Session, query: str, other_query: str, cameras: Sequence[str
     if not query.strip():
         raise gr.Error("Describe the person first, for example: " + EXAMPLES[0])
     gallery = Gallery(session.uri)
-    where = None
-    if cameras:
-        names = ", ".join("'" + name.replace("'", "''") + "'" for name in cameras)
-        where = f"camera IN ({names})"
+    where = any_of("camera", cameras) if cameras else None
     sides = []
     for side, text in enumerate((query, other_query)):
         wanted = bool(text.strip())
