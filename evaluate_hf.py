@@ -3,8 +3,9 @@
     python evaluate_hf.py CHECKPOINT --corpus cuhk-pedes --corpus_root data/CUHK-PEDES --output metrics.json
     python evaluate_hf.py checkpoints/NAME --corpus synthetic --split val
 
-CHECKPOINT is a folder or a name on the Hub. Definitions: metric/person_retrieval/README.md. `--protocol reference`
-evaluates as the authors of IVT do, to compare with their figures only: see `retrieval.evaluation`.
+CHECKPOINT is a folder or a name on the Hub, of an exported model too (tools/export.py). Definitions:
+metric/person_retrieval/README.md. `--protocol reference` evaluates as the authors of IVT do, to compare with their
+figures only: see `retrieval.evaluation`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from corpora import CORPORA, SPLITS, load_corpus
 from metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
-from modeling_ivt.checkpoints import load_checkpoint
+from modeling_ivt.checkpoints import load_embedder
 from retrieval.evaluation import PROTOCOLS, evaluate_as_reference, evaluate_retrieval
 from retrieval.models import find_version, load_processor
 
@@ -74,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = load_corpus(
         arguments.corpus, arguments.corpus_root, arguments.split, on_bad_image=arguments.on_bad_image
     )
-    device = find_device(arguments.device)
-    model = load_checkpoint(arguments.checkpoint, dtype=arguments.dtype).to(device)
+    model = load_embedder(arguments.checkpoint, getattr(torch, arguments.dtype)).to(find_device(arguments.device))
     processor = load_processor(arguments.checkpoint)
     start = time.perf_counter()
     inputs = (model, processor, dataset, arguments.batch_size)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "protocol": arguments.protocol,
         "average_precision": average_precision,
         **metrics,
-        "device": str(device),
+        "device": str(model.device),
         "dtype": arguments.dtype,
         "seconds": round(time.perf_counter() - start, 3),
         "versions": {
@@ -121,5 +121,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")

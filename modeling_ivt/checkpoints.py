@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import torch
 from transformers import AutoModel, PreTrainedModel
+
+from .exported import ExportedIVTModel, is_exported
 
 
 def load_checkpoint(checkpoint: str, **kwargs: Any) -> PreTrainedModel:
@@ -26,3 +29,22 @@ def load_checkpoint(checkpoint: str, **kwargs: Any) -> PreTrainedModel:
             "its config.json and weights do not belong together: save or convert it again"
         )
     return model
+
+
+def load_embedder(
+    checkpoint: str, dtype: torch.dtype | None = None, revision: str | None = None
+) -> PreTrainedModel | ExportedIVTModel:
+    """Load a model to embed with: a checkpoint as `load_checkpoint` does, or what `python -m tools.export` wrote.
+
+    Args:
+        checkpoint: folder or Hub name.
+        dtype: float32 or bfloat16; None takes that of the checkpoint, and float32 for an exported model.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: if weights are missing or of another shape, or an exported model does not compute in `dtype`.
+        ImportError: if the runtime of an exported model is not installed.
+    """
+    if is_exported(checkpoint, revision):
+        return ExportedIVTModel.from_pretrained(checkpoint, dtype or torch.float32, revision)
+    return load_checkpoint(checkpoint, dtype=dtype or "auto", revision=revision).eval()

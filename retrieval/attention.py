@@ -27,6 +27,8 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import conv_transpose2d, normalize, pad
 
+from modeling_ivt.exported import ExportedIVTModel
+
 from .overlays import draw_explanation
 
 DEFAULT_METHOD = "joint"
@@ -64,6 +66,8 @@ class Texts:
 @contextmanager
 def recording(model: nn.Module) -> Iterator[None]:
     """Let a model record its attention weights: eager attention and eval mode, both as before afterwards."""
+    if isinstance(model, ExportedIVTModel):
+        raise ValueError("an exported model records no attention; pass the checkpoint it was made from")
     before, training = model.config._attn_implementation, [module for module in model.modules() if module.training]
     model.set_attn_implementation("eager")
     model.eval()

@@ -57,6 +57,14 @@ def image_batches(images: Iterable[Any], batch_size: int) -> Iterator[Callable[[
             yield lambda batch=batch: batch
 
 
+def embed_pixels(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Embed a batch of the processor (B, 3, height, width): unit length, float32, on the model's device (B, D)."""
+    with evaluating(model):
+        pixel_values = pixel_values.to(model.device, model.dtype)
+        embeds = model.get_image_features(pixel_values=pixel_values, cls_only=True).pooler_output  # (B, D)
+        return normalize(embeds.float(), dim=-1)
+
+
 def embed_images(
     model: torch.nn.Module,
     processor: Any,
@@ -68,7 +76,7 @@ def embed_images(
     """Embed images on the model's device and in its dtype, while threads decode and resize the next ones.
 
     Args:
-        model: an `IVTModel`, or another with its `get_image_features`.
+        model: an `IVTModel`, or another with its `get_image_features`, `device` and `dtype`.
         processor: its processor.
         images: Pillow images or paths as list or iterator, or the image column of a dataset (`dataset["image"]`).
         batch_size: images per call of the model.
@@ -81,7 +89,6 @@ def embed_images(
     Raises:
         ValueError: if there are no images.
     """
-    weight = next(model.parameters())
     num_threads = num_threads or min(8, os.cpu_count() or 1)
 
     def load(load_batch: Callable[[], list[Any]]) -> torch.Tensor:
@@ -91,12 +98,11 @@ def embed_images(
     total = len(images) if isinstance(images, Sized) else None
     with evaluating(model), tqdm(desc="images", total=total, unit="image", leave=None, disable=not progress) as bar:
         for pixel_values in prefetch(load, image_batches(images, batch_size), num_threads):
-            pixel_values = pixel_values.to(weight.device, weight.dtype)
-            embeds.append(model.get_image_features(pixel_values=pixel_values, cls_only=True).pooler_output)  # (B, D)
+            embeds.append(embed_pixels(model, pixel_values))
             bar.update(len(pixel_values))
     if not embeds:
         raise ValueError("there are 0 images to embed, expected at least one")
-    return normalize(torch.cat(embeds).float(), dim=-1).cpu()
+    return torch.cat(embeds).cpu()
 
 
 def embed_texts(
@@ -112,7 +118,7 @@ def embed_texts(
     Sentences of similar length share a batch, so little of the work is padding.
 
     Args:
-        model: an `IVTModel`, or another with its `get_text_features`.
+        model: an `IVTModel`, or another with its `get_text_features` and `device`.
         processor: its processor.
         texts: sentences of at least one word.
         batch_size: sentences per call of the model.
@@ -134,7 +140,6 @@ def embed_texts(
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"text {index} is {text!r}, expected a sentence; leave out texts without words")
 
-    device = next(model.parameters()).device
     options = {} if max_length is None else {"max_length": max_length}
     longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a lack of memory shows at once
     embeds = []
@@ -142,10 +147,12 @@ def embed_texts(
         for start in range(0, len(texts), batch_size):
             batch = [texts[index] for index in longest_first[start : start + batch_size]]
             tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt", **options)  # (B, L)
-            tokens = tokens.to(device)
+            tokens = tokens.to(model.device)
             embeds.append(
                 model.get_text_features(
-                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], cls_only=True
+                    input_ids=tokens["input_ids"],
+                    attention_mask=tokens["attention_mask"],
+                    cls_only=True,
                 ).pooler_output  # (B, D)
             )
             bar.update(len(batch))

@@ -11,11 +11,12 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
-from modeling_ivt.checkpoints import load_checkpoint
+from modeling_ivt.checkpoints import load_embedder
 
 DEFAULT_MODEL = str(Path(__file__).parents[1] / "checkpoints" / "ivt-tiny-synthetic")
 # What decides about the embeddings; a README or the state of a training beside them does not.
-DECISIVE_FILES = ("*.safetensors", "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
+WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
+DECISIVE_FILES = (*WEIGHTS, "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
 
 FOLDER_PREFIX = "sha256:"  # before the revision of a folder; that of a Hub model is a commit
 
@@ -43,7 +44,7 @@ def folder_revision(folder: Path) -> str:
         ValueError: if the folder holds no model in Hub format.
     """
     paths = sorted({path for pattern in DECISIVE_FILES for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in paths):
+    if not any(path.match(pattern) for path in paths for pattern in WEIGHTS):
         raise ValueError(
             f"{folder} holds no *.safetensors, expected a model in Hub format as save_pretrained writes it"
         )
@@ -119,6 +120,6 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
         version: what `find_version` gives.
         device: where to put the model; by default a GPU if there is one.
     """
-    model = load_checkpoint(version.name, revision=hub_revision(version))
+    model = load_embedder(version.name, revision=hub_revision(version))
     processor = load_processor(version.name, hub_revision(version))
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor

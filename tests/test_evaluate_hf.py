@@ -26,6 +26,8 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, "a", "man", "in
 class PerfectModel(torch.nn.Module):
     """Embeds an image as its colour, and a caption as the colour it names."""
 
+    device, dtype = torch.device("cpu"), torch.float32
+
     def __init__(self) -> None:
         super().__init__()
         self.colours = torch.nn.Parameter(torch.tensor(list(COLOURS.values())) / 255)

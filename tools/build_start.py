@@ -13,9 +13,11 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
 
-from tools.convert_official import check_output, save
 from training.initialization import build_model
 from training.recipe import parse_arguments
+
+from .convert_official import save
+from .new_folder import check_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

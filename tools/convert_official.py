@@ -11,9 +11,7 @@ every parameter of the network is found and every key of the file is used or kno
 """
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +21,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor
+
+from .new_folder import check_output, new_folder
 
 
 def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
@@ -47,26 +47,11 @@ def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_output(output_dir: Path) -> Path:
-    """The whole path of a new or empty folder.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    output_dir = output_dir.resolve()
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not an empty folder; remove it or choose another OUTPUT_DIR")
-    return output_dir
-
-
 def save(model: IVTModel, processor: IVTProcessor | IVTImageProcessor, output_dir: Path) -> None:
-    """Write model, code files and processor, all or nothing: the folder appears when it is complete."""
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.") as staging:
-        folder = Path(staging) / "model"
+    """Write model, code files and processor, all or nothing."""
+    with new_folder(output_dir) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        os.replace(folder, output_dir)
 
 
 def convert(

@@ -15,6 +15,9 @@ from retrieval.embedding import embed_images, embed_texts, prefetch
 class ColourModel(torch.nn.Module):
     """Embeds an image as its mean colour and a text as the sum of its tokens' vectors."""
 
+    device = property(lambda self: self.words.weight.device)
+    dtype = property(lambda self: self.words.weight.dtype)
+
     def __init__(self) -> None:
         super().__init__()
         self.words = torch.nn.Embedding(200, 3)
@@ -22,7 +25,7 @@ class ColourModel(torch.nn.Module):
         self.batches: list[tuple[int, ...]] = []
 
     def get_image_features(self, pixel_values: torch.Tensor, cls_only: bool) -> SimpleNamespace:
-        assert not self.training and pixel_values.dtype == self.words.weight.dtype
+        assert not self.training and pixel_values.dtype == self.dtype
         self.batches.append(tuple(pixel_values.shape))
         return SimpleNamespace(pooler_output=pixel_values.mean(dim=(2, 3)))
 
