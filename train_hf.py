@@ -333,6 +333,8 @@ def main() -> None:
         train_seeds(paths, recipe, model_fields)
     else:
         train(paths, recipe, model_fields)
+    if paths.seeds > 1 and paths.dry_run:
+        PartialState().print(f"all this {paths.seeds} times, once for each seed")
     PartialState().destroy_process_group()
 
 
