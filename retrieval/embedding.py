@@ -57,6 +57,14 @@ def image_batches(images: Iterable[Any], batch_size: int) -> Iterator[Callable[[
             yield lambda batch=batch: batch
 
 
+def embed_pixels(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Embed a batch of the processor (B, 3, height, width): unit length, float32, on the model's device (B, D)."""
+    with evaluating(model):
+        pixel_values = pixel_values.to(model.device, model.dtype)
+        embeds = model.get_image_features(pixel_values=pixel_values, cls_only=True).pooler_output  # (B, D)
+        return normalize(embeds.float(), dim=-1)
+
+
 def embed_images(
     model: torch.nn.Module,
     processor: Any,
@@ -90,12 +98,11 @@ def embed_images(
     total = len(images) if isinstance(images, Sized) else None
     with evaluating(model), tqdm(desc="images", total=total, unit="image", leave=None, disable=not progress) as bar:
         for pixel_values in prefetch(load, image_batches(images, batch_size), num_threads):
-            pixel_values = pixel_values.to(model.device, model.dtype)
-            embeds.append(model.get_image_features(pixel_values=pixel_values, cls_only=True).pooler_output)  # (B, D)
+            embeds.append(embed_pixels(model, pixel_values))
             bar.update(len(pixel_values))
     if not embeds:
         raise ValueError("there are 0 images to embed, expected at least one")
-    return normalize(torch.cat(embeds).float(), dim=-1).cpu()
+    return torch.cat(embeds).cpu()
 
 
 def embed_texts(
