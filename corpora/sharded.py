@@ -4,8 +4,8 @@
     FOLDER/[data/]train-00000-of-00008.tar, …         WebDataset: KEY.jpg or .png, and KEY.json with the other columns
 
 Columns are those of `FEATURES` and, where it was worked out already, `levels` (see `processing/levels.py`).
-`python -m tools.shard` writes both kinds. What is kept in memory is an index, some 30 bytes per caption; it is written
-beside the shards once (`train.index.npz`), and anew when they change.
+`python -m tools.shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
+written beside the shards once (`train.index.npz`), and anew when they change.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ SHARD_FEATURES = Features(
     {**FEATURES, "levels": List({"phrases": List(Value("string")), "words": List(Value("string"))})}
 )
 ROWS_PER_GROUP = 64  # of a parquet file: what is read at once to get at one row
-CACHE_BYTES = 256 * 2**20  # of row groups, in each process that reads
+CACHE_BYTES = 128 * 2**20  # of row groups, in each process that reads
 INDEX_VERSION = 1
 
 
