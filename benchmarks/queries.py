@@ -229,8 +229,8 @@ def measure_duplicates(
 ) -> dict[str, dict[str, float]]:
     """Search a gallery that holds a second copy of each person's first picture, with the captions of those.
 
-    "caught" are copies close enough to their picture to be grouped with it, "merged" pictures that lie so close to
-    another picture, both in percent; "different pictures" how many there are among the first ten answers.
+    "different" is how many different pictures are among the first ten answers. In percent: "caught" are copies that
+    count as such, "one person" and "two people" are pictures that count as a copy of another picture though none is.
     """
     firsts = torch.tensor([int((split.people == person).nonzero()[0, 0]) for person in range(split.num_people)])
     copies = embed_images(
@@ -238,9 +238,10 @@ def measure_duplicates(
     )
     images = torch.cat([split.image_embeds, copies])
     originals = torch.cat([torch.arange(len(split.people)), firsts])  # what each row is a copy of
-    cosines = split.image_embeds @ split.image_embeds.T - 2 * torch.eye(len(split.people))
+    alike = images[: len(split.people)] @ split.image_embeds.T >= DUPLICATE_COSINE
+    same_person = split.people[:, None] == split.people
     caught = (copies * split.image_embeds[firsts]).sum(dim=1) >= DUPLICATE_COSINE
-    merged = (cosines >= DUPLICATE_COSINE).any(dim=1)
+    merged = {"one person": (alike & same_person).sum(dim=1) > 1, "two people": (alike & ~same_person).any(dim=1)}
 
     different = {"plain query": [], "grouped": []}
     for text in torch.isin(split.text_images, firsts).nonzero()[:, 0]:
@@ -248,9 +249,9 @@ def measure_duplicates(
         groups = group_duplicates(images[ranked])[:PAGE]
         for name, answers in (("plain query", ranked[:PAGE]), ("grouped", ranked[[group[0] for group in groups]])):
             different[name].append(len(originals[answers].unique()))
-    shares = {"caught": 100 * float(caught.float().mean()), "merged": 100 * float(merged.float().mean())}
+    shares = {name: round(100 * float(rows.float().mean()), 2) for name, rows in {"caught": caught, **merged}.items()}
     return {
-        name: {"different pictures": round(float(np.mean(counts)), 2)} | (shares if name == "grouped" else {})
+        name: {"different": round(float(np.mean(counts)), 2)} | (shares if name == "grouped" else {})
         for name, counts in different.items()
     }
 

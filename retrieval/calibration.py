@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers.utils import cached_file
+from huggingface_hub import snapshot_download
 
-from .models import ModelVersion, folder_revision, hub_revision
+from .models import DECISIVE_FILES, ModelVersion, folder_revision
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,9 @@ def presence_cases(
 
     Returns:
         Features (N, F) and whether the person was there (N,), bool; each case with a person has its twin without.
+
+    Raises:
+        ValueError: if no query has somebody to find and others to tell them from.
     """
     generator = torch.Generator().manual_seed(seed)
     scores = query_embeds @ image_embeds.T  # (Q, G)
@@ -119,12 +122,19 @@ def presence_cases(
         draw = torch.rand(others.shape, generator=generator).masked_fill(~others, 2.0)
         left_out = others & (draw.argsort(dim=1).argsort(dim=1) < num_wanted)  # as many others as are wanted
         usable = ((num_wanted > 0) & (others.sum(dim=1, keepdim=True) > num_wanted))[:, 0]  # (Q,)
+        if not usable.any():
+            continue
         for is_present, removed in ((True, left_out), (False, wanted)):
             kept = (chosen & ~removed)[:, people]  # (Q, G)
             if own_images is not None:
                 kept[torch.arange(len(kept)), own_images] = False
             features.append(_features_of(scores[usable], kept[usable]))
             present.append(torch.full((len(features[-1]),), is_present))
+    if not features:
+        raise ValueError(
+            f"no query asks for somebody in a gallery of {', '.join(map(str, num_people))} people with others to tell "
+            "them from; calibrate on a split with more people"
+        )
     return torch.cat(features), torch.cat(present)
 
 
@@ -237,17 +247,15 @@ def load_calibration(version: ModelVersion) -> Calibration | None:
     Raises:
         ValueError: if the file cannot be read.
     """
-    path = cached_file(
-        version.name,
-        CALIBRATION_FILE,
-        revision=hub_revision(version),
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,  # a model that was loaded from the cache works offline
-    )
-    if path is None:
+    folder = Path(version.name)
+    if not folder.is_dir():  # the files of a Hub model that its revision is told from, which it needs anyway
+        files = [*DECISIVE_FILES, CALIBRATION_FILE]
+        folder = Path(snapshot_download(version.name, revision=version.revision, allow_patterns=files))
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
         return None
     try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
         if tuple(fields.pop("features")) != FEATURES:
             raise ValueError("its features are not those of this release")
         curves = {kind: PresenceCurve(**curve) for kind, curve in fields.pop("curves").items()}
@@ -256,7 +264,7 @@ def load_calibration(version: ModelVersion) -> Calibration | None:
         raise ValueError(
             f"{path} is no calibration ({error}); write it again with python -m tools.calibrate"
         ) from error
-    found = folder_revision(Path(path).parent)
+    found = folder_revision(folder)
     if calibration.revision != found:
         logger.warning(
             "%s belongs to another version of the model (%s, found %s) and is not used; write it again with "

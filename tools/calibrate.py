@@ -135,7 +135,7 @@ def split_cases(
 
 def gallery_sizes(num_people: int) -> list[int]:
     """Numbers of people in the galleries to search: five sizes, each half of the next."""
-    return sorted({max(2, num_people >> halvings) for halvings in range(5)})
+    return sorted({max(3, num_people >> halvings) for halvings in range(5)})
 
 
 def calibrate(checkpoint: str, corpus: str, corpus_root: str | None) -> None:

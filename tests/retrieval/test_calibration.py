@@ -3,11 +3,13 @@
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from hub_stand_in import HubStandIn
 from torch.nn.functional import normalize
 
 from modeling_ivt import IVTModel
@@ -25,6 +27,7 @@ from retrieval.calibration import (
 )
 from retrieval.models import find_version
 
+REPO = Path(__file__).parents[2]
 CURVE = PresenceCurve((1.0, -2.0, 0.5, 0.0, 3.0, 0.25), -0.5, 0.2, (10, 40), 100)
 
 
@@ -84,6 +87,8 @@ def test_queries_that_nobody_or_everybody_matches_are_left_out() -> None:
     matches[0], matches[1] = False, True
     features, _ = presence_cases(queries, matches, images, people, [10])
     assert len(features) == 2 * 28
+    with pytest.raises(ValueError, match="gallery of 1, 2 people"):
+        presence_cases(queries, matches, images, people, [1, 2])
 
 
 def data(number: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,6 +180,27 @@ def test_calibration_of_another_version_is_not_used(
     with caplog.at_level(logging.WARNING):
         assert load_calibration(find_version(str(checkpoint))) is None
     assert "belongs to another version" in caplog.text and "tools.calibrate" in caplog.text
+
+
+def test_calibration_comes_with_a_hub_model(
+    checkpoint: Path, hub: HubStandIn, run_python: Callable, tmp_path: Path
+) -> None:
+    Calibration("tiny", find_version(str(checkpoint)).revision, "synthetic", {"text": CURVE}).save(checkpoint)
+    lines = f"""
+from huggingface_hub import HfApi
+from retrieval.calibration import load_calibration
+from retrieval.models import find_version
+
+api = HfApi()
+api.create_repo("tester/calibrated")
+api.upload_folder(repo_id="tester/calibrated", folder_path={str(checkpoint)!r})
+print(load_calibration(find_version("tester/calibrated")).curves["text"].num_cases)
+api.delete_file("calibration.json", "tester/calibrated")
+print(load_calibration(find_version("tester/calibrated")))
+"""
+    done = run_python("-c", lines, cwd=tmp_path, python_path=REPO, hub=hub)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(CURVE.num_cases), "None"]
 
 
 @pytest.mark.parametrize(
