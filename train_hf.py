@@ -232,7 +232,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     progress = Progress(num_processes=accelerator.num_processes)
     accelerator.register_for_checkpointing(progress)
     if paths.resume:
-        resume(accelerator, output_dir, progress)
+        resume(accelerator, output_dir, progress, recipe.keep_checkpoints)
     log, watch = None, LossWatch(accelerator, output_dir)
     if accelerator.is_main_process:
         record = resume_record(output_dir, progress.step) or start_record(

@@ -84,6 +84,7 @@ KILLS = [
     ("os.rename", "run.json.new", 1),  # while resuming from it
     ("shutil.rmtree", "checkpoints/step-00000002", 1),  # while it is deleted for the one of step 4
     ("batch", "", 1),
+    ("shutil.rmtree", "checkpoints/step-00000004", 1),  # when the one of step 7, the last, is there
     ("os.rename", "final.new", 1),
     ("open", "best/config.json", 1),  # in the test
     ("os.rename", "final/run.json.new", 1),  # results are written at one place and not at the other
