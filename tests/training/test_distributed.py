@@ -71,7 +71,8 @@ def start(config: str, *arguments: object, machine: int | None = None, port: int
     if machine is not None:
         command += ["--machine_rank", machine, "--main_process_ip", "127.0.0.1"]
     command += ["tests/train_tiny.py", *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     if config == "deepspeed_zero2":
         environment["DS_ACCELERATOR"] = "cpu"
     else:
