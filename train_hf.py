@@ -66,7 +66,10 @@ def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset | ShardedRows, D
     """Training rows with their text levels, and validation rows."""
     options = {"on_bad_image": recipe.on_bad_image}
     if recipe.corpus == "shards" and recipe.test_at_end:
-        find_shards(paths.corpus_root, "test")  # if there are none, that shows now and not at the end
+        try:
+            find_shards(paths.corpus_root, "test")  # if there are none, that shows now and not at the end
+        except ValueError as error:
+            raise ValueError(f"{error}, or pass --test_at_end no") from error
     if recipe.streaming:  # the rows stay on the disk, the text levels are in the shards or worked out on the way
         return ShardedRows(paths.corpus_root, "train"), load_corpus(recipe.corpus, paths.corpus_root, "val", **options)
     train_options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
