@@ -114,7 +114,7 @@ def train_streamed(output_dir: str, shards: str, rank: int, port: int, num_batch
 
     train_hf.train_on_batch = train_or_die
     settings = {"corpus": "shards", "streaming": True, "stream_buffer": 32, "test_at_end": False}
-    settings |= {"batch_size": 4, "optimizer": "adamw", "max_steps": 7, "save_steps": 2, "num_workers": 1}
+    settings |= {"batch_size": 4, "optimizer": "adamw", "max_steps": 7, "save_steps": 2}
     train_sentences(output_dir, shards, True, settings, {})
 
 
