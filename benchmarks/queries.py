@@ -43,6 +43,7 @@ from tools.calibrate import (
     NUM_PEOPLE,
     EmbeddedSplit,
     clauses_of,
+    cut_every_other,
     embed_split,
     gallery_sizes,
     next_images,
@@ -55,6 +56,7 @@ QUERIES_PER_SHAPE = 300
 NOT_WEIGHTS = (0.5, 2.0, 4.0)  # beside the default, 1
 IMAGE_WEIGHTS = (0.5, 1.0, 2.0)
 FEEDBACK_ROUNDS, PAGE = 3, 10
+WORDS = (6, 12, 24)  # of captions cut short
 FEEDBACK_WEIGHTS = ((1, 0), (0, 0.25), (1, 0.5), (1, 1), (2, 0.25), (2, 0.5))  # (right, wrong) beside the default
 
 
@@ -157,7 +159,7 @@ def measure_images(split: EmbeddedSplit) -> dict[str, dict[str, float]]:
         matches[torch.arange(len(own)), left_out] = False
     vectors = {"words": split.text_embeds, "picture": images[shown]}
     for weight in IMAGE_WEIGHTS:
-        vectors[f"words AND picture^{weight:g}"] = with_pictures(split, shown, weight)
+        vectors[f"words AND picture^{weight:g}"] = with_pictures(split.text_embeds, images[shown], weight)
     rows = {}
     for name, queries in vectors.items():
         scores = queries @ images.T
@@ -263,17 +265,20 @@ def measure_presence(
     model: torch.nn.Module, processor: Any, validation: EmbeddedSplit, test: EmbeddedSplit
 ) -> dict[str, dict[str, float]]:
     """Fit the curves on validation people, as `tools.calibrate` does, and tell present from absent test people."""
-    fitted = split_cases(model, processor, validation, gallery_sizes(validation.num_people))
+    fitted = split_cases(
+        model, processor, validation, cut_every_other(validation), gallery_sizes(validation.num_people)
+    )
     curves = {kind: fit_curve(*cases) for kind, cases in fitted.items()}
-    sizes = gallery_sizes(test.num_people)
-    rows = {}
-    for name, num_people in (
-        ("", sizes),
-        (f", gallery of {sizes[0]}", sizes[:1]),
-        (f", gallery of {sizes[-1]}", sizes[-1:]),
+    sizes, rows = gallery_sizes(test.num_people), {}
+    for name, texts, num_people in (
+        ("", test.texts, sizes),
+        (f", gallery of {sizes[0]} people", test.texts, sizes[:1]),
+        (f", gallery of {sizes[-1]} people", test.texts, sizes[-1:]),
+        *((f", first {n} words", [" ".join(text.split()[:n]) for text in test.texts], sizes) for n in WORDS),
     ):
-        for kind, (features, present) in split_cases(model, processor, test, num_people).items():
-            rows[kind + name] = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
+        for kind, (features, present) in split_cases(model, processor, test, texts, num_people).items():
+            if "words" not in name or kind == "text":
+                rows[kind + name] = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
     return rows
 
 
@@ -312,7 +317,7 @@ def main(argv: list[str] | None = None) -> None:
         compare = name == "val"
         found = results[name] = {"num_people": split.num_people, "num_images": len(split.people)}
         for shape in SHAPES:
-            title = f"{shape[0]} clauses" + (f", {shape[1]} under NOT" if shape[1] else "")
+            title = f"clauses: {shape[0]} wanted" + (f", {shape[1]} under NOT" if shape[1] else "")
             found[title] = measure_clauses(model, processor, split, shape, compare)
         found["words and pictures"] = measure_images(split)
         found["feedback, ten pictures a round"] = measure_feedback(split, compare)

@@ -3,8 +3,9 @@
 The best match of a search is always somebody. Whether it is the right one shows in how its cosine compares with the
 scores of the rest of the gallery, so the probability is a logistic regression on features of one query's scores over
 one gallery (`presence_features`), fitted on people of a validation split: in half of the cases the person is in the
-gallery, in half they are not (`presence_cases`). It holds for even odds beforehand. A calibration belongs to one
-version of one model; it lies beside the checkpoint as `calibration.json`, written by `python -m tools.calibrate`.
+gallery, in half they are not (`presence_cases`). It holds for even odds beforehand, and stays there for a description
+of so few words that many people fit it. A calibration belongs to one version of one model; it lies beside the
+checkpoint as `calibration.json`, written by `python -m tools.calibrate`.
 
 Source of the regression: Newton's method for the logistic likelihood with an L2 penalty (Bishop, Pattern Recognition
 and Machine Learning, 2006, sec. 4.3.3).
@@ -27,7 +28,16 @@ from .models import DECISIVE_FILES, ModelVersion, folder_revision
 logger = logging.getLogger(__name__)
 
 CALIBRATION_FILE = "calibration.json"
-FEATURES = ("top", "mean", "deviation", "gap to second", "gap to tenth", "log size")
+FEATURES = (
+    "top",
+    "mean",
+    "deviation",
+    "gap to second",
+    "gap to tenth",
+    "log size",
+    "log words",
+    "top x log words",
+)
 NUM_TOP = 10  # scores that the features look at one by one
 PENALTY = 1e-3  # on the squared weights, beside the mean log-likelihood
 MIN_AUROC = 0.6  # a curve that tells present from absent people no better is not used
@@ -35,7 +45,11 @@ MIN_DETECTION = 0.95  # share of people in the gallery who must not be answered 
 
 
 def presence_features(
-    top_scores: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, size: torch.Tensor
+    top_scores: torch.Tensor,
+    mean: torch.Tensor,
+    deviation: torch.Tensor,
+    size: torch.Tensor,
+    num_words: torch.Tensor,
 ) -> torch.Tensor:
     """What the scores of queries over a gallery say about the person's presence.
 
@@ -44,13 +58,16 @@ def presence_features(
         mean: mean cosine over the gallery (Q,).
         deviation: standard deviation of the cosines over the gallery (Q,).
         size: number of pictures in the gallery (Q,).
+        num_words: number of words in the query (Q,).
 
     Returns:
         Features (Q, F) in the order of FEATURES.
     """
     top = top_scores[:, 0]
     second, tenth = top_scores[:, min(1, top_scores.shape[1] - 1)], top_scores[:, :NUM_TOP][:, -1]
-    return torch.stack([top, mean, deviation, top - second, top - tenth, size.log()], dim=1)
+    gaps = [top - second, top - tenth]
+    log_words = num_words.float().log1p()
+    return torch.stack([top, mean, deviation, *gaps, size.float().log(), log_words, top * log_words], dim=1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,7 @@ class PresenceCurve:
 def presence_cases(
     query_embeds: torch.Tensor,
     query_matches: torch.Tensor,
+    num_words: torch.Tensor,
     image_embeds: torch.Tensor,
     people: torch.Tensor,
     num_people: Sequence[int],
@@ -99,6 +117,7 @@ def presence_cases(
     Args:
         query_embeds: unit-length embeddings (Q, D).
         query_matches: who is asked for (Q, P), bool.
+        num_words: number of words in each query (Q,).
         image_embeds: unit-length embeddings of the pictures (G, D).
         people: whom each picture shows (G,), in 0 … P - 1.
         num_people: numbers of people to draw galleries of.
@@ -128,7 +147,7 @@ def presence_cases(
             kept = (chosen & ~removed)[:, people]  # (Q, G)
             if own_images is not None:
                 kept[torch.arange(len(kept)), own_images] = False
-            features.append(_features_of(scores[usable], kept[usable]))
+            features.append(_features_of(scores[usable], kept[usable], num_words[usable]))
             present.append(torch.full((len(features[-1]),), is_present))
     if not features:
         raise ValueError(
@@ -138,13 +157,13 @@ def presence_cases(
     return torch.cat(features), torch.cat(present)
 
 
-def _features_of(scores: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Features (Q, F) of the scores (Q, G) of those pictures that are kept (Q, G)."""
+def _features_of(scores: torch.Tensor, kept: torch.Tensor, num_words: torch.Tensor) -> torch.Tensor:
+    """Features (Q, F) of queries of so many words (Q,), from their scores (Q, G) over the pictures kept (Q, G)."""
     size = kept.sum(dim=1)
     mean = (scores * kept).sum(dim=1) / size
     deviation = ((scores - mean[:, None]).square() * kept).sum(dim=1).div(size).sqrt()
     top_scores = scores.masked_fill(~kept, -2.0).topk(min(NUM_TOP, int(size.min())), dim=1).values
-    return presence_features(top_scores, mean, deviation, size.float())
+    return presence_features(top_scores, mean, deviation, size, num_words)
 
 
 def fit_curve(features: torch.Tensor, present: torch.Tensor) -> PresenceCurve:

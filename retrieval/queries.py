@@ -118,6 +118,11 @@ class Query:
         return ", ".join(texts) if len(texts) > 1 else None
 
     @property
+    def num_words(self) -> int:
+        """Number of words in all clauses."""
+        return sum(len(clause.text.split()) for clause in self.clauses)
+
+    @property
     def kind(self) -> str:
         """What the query is made of, which decides how its scores are calibrated.
 

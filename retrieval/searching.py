@@ -106,8 +106,8 @@ def search_gallery(
     curve = gallery.calibration and gallery.calibration.curves.get(query.kind)
     if curve and not (right or wrong):
         top_scores = torch.from_numpy(rows["score"].to_numpy()[:NUM_TOP].copy())[None]
-        size = torch.tensor([float(statistics.size)])
-        features = presence_features(top_scores, *statistics.of_scores(vector[None]), size)
+        counts = torch.tensor([statistics.size]), torch.tensor([query.num_words])
+        features = presence_features(top_scores, *statistics.of_scores(vector[None]), *counts)
         presence = float(curve(features))
         no_match = presence < curve.no_match_below
     results = _results(embedded, rows, groups[:k], statistics)

@@ -28,15 +28,16 @@ from retrieval.calibration import (
 from retrieval.models import find_version
 
 REPO = Path(__file__).parents[2]
-CURVE = PresenceCurve((1.0, -2.0, 0.5, 0.0, 3.0, 0.25), -0.5, 0.2, (10, 40), 100)
+CURVE = PresenceCurve((1.0, -2.0, 0.5, 0.0, 3.0, 0.25, 0.1, -0.2), -0.5, 0.2, (10, 40), 100)
 
 
-def naive_features(scores: list[float]) -> list[float]:
+def naive_features(scores: list[float], num_words: int) -> list[float]:
     ranked = sorted(scores, reverse=True)
     mean = sum(scores) / len(scores)
     deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores))
     second, tenth = ranked[min(1, len(ranked) - 1)], ranked[min(9, len(ranked) - 1)]
-    return [ranked[0], mean, deviation, ranked[0] - second, ranked[0] - tenth, math.log(len(scores))]
+    of_words = [math.log(1 + num_words), ranked[0] * math.log(1 + num_words)]
+    return [ranked[0], mean, deviation, ranked[0] - second, ranked[0] - tenth, math.log(len(scores)), *of_words]
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 10, 40])
@@ -44,55 +45,58 @@ def test_features_equal_a_naive_computation(size: int) -> None:
     scores = torch.rand(1, size)
     top = scores.sort(descending=True).values
     moments = scores.mean(dim=1), scores.std(dim=1, correction=0)
-    features = presence_features(top[:, :10], *moments, torch.tensor([float(size)]))
-    torch.testing.assert_close(features[0], torch.tensor(naive_features(scores[0].tolist())))
+    features = presence_features(top[:, :10], *moments, torch.tensor([size]), torch.tensor([7]))
+    torch.testing.assert_close(features[0], torch.tensor(naive_features(scores[0].tolist(), 7)))
     assert features.shape[1] == len(FEATURES)
 
 
-def cases() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ten people with three pictures each, and a query for each picture that may ask for one or two people."""
+def cases() -> tuple[torch.Tensor, ...]:
+    """Ten people with three pictures each, and a query for each picture that may ask for one or two people.
+
+    Query i has i words.
+    """
     people = torch.arange(10).repeat(3)
     embeds = normalize(torch.randn(10, 6)[people] + 0.3 * torch.randn(30, 6), dim=1)
     matches = torch.nn.functional.one_hot(people, 10).bool()
     matches[::4, 5] = True
-    return embeds, matches, embeds, people
+    return embeds, matches, torch.arange(30), embeds, people
 
 
 def test_cases_are_searches_with_and_without_the_wanted_people() -> None:
-    queries, matches, images, people = cases()
-    features, present = presence_cases(queries, matches, images, people, [10])
+    queries, matches, words, images, people = cases()
+    features, present = presence_cases(queries, matches, words, images, people, [10])
     assert len(features) == 60 and present.tolist() == [True] * 30 + [False] * 30
     for query in range(30):
         scores = (images @ queries[query]).tolist()
         without = [score for score, person in zip(scores, people.tolist(), strict=True) if not matches[query, person]]
-        torch.testing.assert_close(features[30 + query], torch.tensor(naive_features(without)))
+        torch.testing.assert_close(features[30 + query], torch.tensor(naive_features(without, query)))
         assert features[query, 0] == pytest.approx(max(scores))  # the query's own picture
 
 
 def test_galleries_with_and_without_the_person_are_equally_large() -> None:
     features, present = presence_cases(*cases(), [4, 7])
-    sizes = features[:, -1].exp().round()
+    sizes = features[:, FEATURES.index("log size")].exp().round()
     assert torch.equal(sizes[present], sizes[~present])
     assert set(sizes.tolist()) <= {6, 9, 15, 18}  # three pictures of 4 or 7 people, less one or two
 
 
 def test_the_picture_a_query_was_made_from_is_in_no_gallery() -> None:
-    queries, matches, images, people = cases()
-    features, present = presence_cases(queries, matches, images, people, [10], torch.arange(30))
+    queries, matches, words, images, people = cases()
+    features, present = presence_cases(queries, matches, words, images, people, [10], torch.arange(30))
     assert (features[present, 0] < 0.999).all()
 
 
 def test_queries_that_nobody_or_everybody_matches_are_left_out() -> None:
-    queries, matches, images, people = cases()
+    queries, matches, words, images, people = cases()
     matches[0], matches[1] = False, True
-    features, _ = presence_cases(queries, matches, images, people, [10])
+    features, _ = presence_cases(queries, matches, words, images, people, [10])
     assert len(features) == 2 * 28
     with pytest.raises(ValueError, match="gallery of 1, 2 people"):
-        presence_cases(queries, matches, images, people, [1, 2])
+        presence_cases(queries, matches, words, images, people, [1, 2])
 
 
 def data(number: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
-    features = torch.randn(number, len(FEATURES)) * torch.tensor([1, 5, 0.1, 1, 1, 1]) + 3
+    features = torch.randn(number, len(FEATURES)) * torch.tensor([1, 5, 0.1, 1, 1, 1, 1, 2]) + 3
     return features, torch.rand(number) < (features[:, 0] - 3 - 0.2 * (features[:, 1] - 3)).sigmoid()
 
 

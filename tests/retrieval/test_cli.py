@@ -138,7 +138,7 @@ def test_no_match_exits_with_1(ivt: Any, make_crops: Any, checkpoint: str, tmp_p
     assert ivt("index", "crops", "--gallery", "people.lance", "--model", str(folder)).exit_code == 0
     result = ivt("search", "a man", "--gallery", "people.lance", "--save", "sheet.png")
     assert result.exit_code == 1 and Path("sheet.png").exists()
-    assert "no match: somebody in the gallery fits with a probability of 5 %" in result.stdout
+    assert "no match: the person is in the gallery with a probability of 5 %" in result.stdout
     found = json.loads(ivt("search", "a man", "--gallery", "people.lance", "--json").stdout)
     assert found["no_match"] and found["presence"] == pytest.approx(0.0474, abs=1e-4) and len(found["results"]) == 2
 

@@ -1,5 +1,6 @@
 """Calibrating a checkpoint: whom the queries are about, and the file beside the weights."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,18 @@ import torch
 
 from corpora import load_corpus
 from corpora.attributes import AttributeQuery
-from retrieval.calibration import load_calibration
+from retrieval.calibration import FEATURES, load_calibration
 from retrieval.models import find_version, load_model
 from tools import calibrate
-from tools.calibrate import clauses_of, embed_split, gallery_sizes, next_images, split_cases, with_pictures
+from tools.calibrate import (
+    clauses_of,
+    cut_every_other,
+    embed_split,
+    gallery_sizes,
+    next_images,
+    split_cases,
+    with_pictures,
+)
 
 NUM_PEOPLE = 8
 
@@ -47,7 +56,7 @@ def test_attribute_queries_are_asked_as_clauses() -> None:
 
 def test_words_and_picture_lie_between_the_two(split: calibrate.EmbeddedSplit) -> None:
     shown = next_images(split.people)[split.text_images]
-    vectors = with_pictures(split, shown, weight=2.0)
+    vectors = with_pictures(split.text_embeds, split.image_embeds[shown], weight=2.0)
     expected = split.text_embeds + 2 * split.image_embeds[shown]
     torch.testing.assert_close(vectors, expected / expected.norm(dim=1, keepdim=True))
 
@@ -56,13 +65,31 @@ def test_every_kind_of_query_searches_with_and_without_the_person(
     converted: tuple[Path, str], split: calibrate.EmbeddedSplit
 ) -> None:
     model = load_model(find_version(str(converted[0])))
-    cases = split_cases(*model, split, [NUM_PEOPLE])
+    cases = split_cases(*model, split, split.texts, [NUM_PEOPLE])
     assert set(cases) == {"text", "image", "mixed", "clauses"}
     for features, present in cases.values():
         assert present.sum() == (~present).sum() > 0 and len(features) == len(present)
     images, texts = len(split.people), len(split.text_images)
     assert [len(cases[kind][1]) for kind in ("image", "text", "mixed")] == [2 * images, 2 * texts, 2 * texts]
     assert (cases["image"][0][:, 0] < 1 - 1e-6).all()  # no picture finds itself
+
+
+def test_every_other_caption_is_cut_to_its_first_words(split: calibrate.EmbeddedSplit) -> None:
+    texts = cut_every_other(split)
+    assert texts[::2] == split.texts[::2] and texts != cut_every_other(split, seed=1)
+    for cut, whole in zip(texts[1::2], split.texts[1::2], strict=True):
+        words = cut.split()
+        assert 2 <= len(words) and words == whole.split()[: len(words)]
+    assert sum(map(len, texts[1::2])) < 0.8 * sum(map(len, split.texts[1::2]))
+
+
+def test_words_of_a_cut_caption_count(converted: tuple[Path, str], split: calibrate.EmbeddedSplit) -> None:
+    texts = ["red coat"] * len(split.texts)
+    features, _ = split_cases(*load_model(find_version(str(converted[0]))), split, texts, [NUM_PEOPLE])["text"]
+    log_words = features[:, FEATURES.index("log words")]
+    torch.testing.assert_close(log_words, torch.full_like(log_words, math.log(3)))
+    tops = features[:, 0]
+    assert len(set(tops.tolist())) <= 2 * NUM_PEOPLE  # of galleries without one person each
 
 
 @pytest.mark.parametrize(("least", "kinds"), [(0.0, {"text", "image", "mixed", "clauses"}), (1.1, set())])
