@@ -278,7 +278,8 @@ def measure_presence(
     ):
         for kind, (features, present) in split_cases(model, processor, test, texts, num_people).items():
             if "words" not in name or kind == "text":
-                rows[kind + name] = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
+                rates = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
+                rows[kind + name] = {label: round(rate, 4) for label, rate in rates.items()}
     return rows
 
 

@@ -42,6 +42,7 @@ NUM_TOP = 10  # scores that the features look at one by one
 PENALTY = 1e-3  # on the squared weights, beside the mean log-likelihood
 MIN_AUROC = 0.6  # a curve that tells present from absent people no better is not used
 MIN_DETECTION = 0.95  # share of people in the gallery who must not be answered with "no match"
+MAX_NO_MATCH = 0.25  # nor is that said of anybody who is more likely there than that
 
 
 def presence_features(
@@ -202,7 +203,7 @@ def fit_curve(features: torch.Tensor, present: torch.Tensor) -> PresenceCurve:
         num_cases=len(raw),
     )
     threshold = float(curve(features)[present].quantile(1 - MIN_DETECTION))
-    return replace(curve, no_match_below=threshold)
+    return replace(curve, no_match_below=min(threshold, MAX_NO_MATCH))
 
 
 def presence_rates(

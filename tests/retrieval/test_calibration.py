@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from modeling_ivt import IVTModel
 from retrieval.calibration import (
     FEATURES,
+    MAX_NO_MATCH,
     MIN_DETECTION,
     PENALTY,
     Calibration,
@@ -120,15 +121,26 @@ def test_fitted_curve_has_no_better_neighbour() -> None:
         assert loss(replace(curve, bias=curve.bias + step)) > least
 
 
-def test_fitted_curve_is_calibrated_and_keeps_its_share_of_people() -> None:
+def test_fitted_curve_is_calibrated() -> None:
     features, present = data(4000)
-    curve = fit_curve(features, present)
-    probabilities = curve(features)
+    probabilities = fit_curve(features, present)(features)
     assert float(probabilities.mean()) == pytest.approx(float(present.float().mean()), abs=1e-3)
     likely = probabilities > 0.7
     assert float(probabilities[likely].mean()) == pytest.approx(float(present[likely].float().mean()), abs=0.05)
-    kept = (probabilities[present] >= curve.no_match_below).double().mean()
-    assert float(kept) == pytest.approx(MIN_DETECTION, abs=0.002)
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_no_match_is_said_of_few_people_who_are_there_and_only_against_clear_odds(clear: bool) -> None:
+    features, present = data(4000)
+    if clear:  # people who are there are nearly all seen to be
+        present = features[:, 0] + 0.3 * torch.randn(4000) > 3
+    curve = fit_curve(features, present)
+    kept = (curve(features)[present] >= curve.no_match_below).double().mean()
+    if curve.no_match_below < MAX_NO_MATCH:
+        assert float(kept) == pytest.approx(MIN_DETECTION, abs=0.002)
+    else:
+        assert curve.no_match_below == MAX_NO_MATCH and kept > MIN_DETECTION
+    assert (curve.no_match_below < MAX_NO_MATCH) != clear
 
 
 def test_feature_that_never_changes_gets_no_weight() -> None:
