@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.attention CHECKPOINT --output benchmarks/attention.json
 
-For every picture and part of it that shows, a query is made from the attributes ("red backpack") and its map compared
-with the part, in pixels of the model's `image_size`:
+For every picture and part of it that shows, a query is made from the attributes ("a red backpack") and its map
+compared with the part, in pixels of the model's `image_size`:
 
 - box, mask: how often the strongest place of the map lies in the part's bounding box, on the part itself (pointing);
 - mass: the share of the map that lies on the part;
@@ -72,6 +72,7 @@ VARIANTS = (
     ("joint", 1),
     ("joint", 2),
 )
+OTHER_THINGS = ("umbrella", "bottle", "cup", "book", "phone", "scarf", "belt")  # none of PARTS, for wrong nouns
 REMOVED_SHARE = 0.2
 RANDOM_DRAWS = 5
 
@@ -107,26 +108,11 @@ def name_parts(person: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return names
 
 
-def make_queries(part: str, names: dict[str, tuple[str, str]], worn: set[str], key: str) -> dict[str, str]:
-    """The texts of `QUERIES` that need no model; what is wrong in the controls is drawn at random from `key`.
-
-    Args:
-        part: one of `names`.
-        names: colour and noun of the person's parts.
-        worn: all colours of the person.
-        key: seed.
-    """
-    colour, noun = names[part]
-    own = {name for _, name in names.values()}
-    nouns = sorted({"hair", *(words[0] for words in KIND_WORDS.values())} - own)
-    colours = sorted({COLOUR_WORDS.get(name, (name,))[0] for name in ACCENT_COLOURS} - worn)
-    rng = random.Random(key)
-    return {
-        "colour and noun": f"{colour} {noun}",
-        "noun": noun,
-        "right colour, wrong noun": f"{colour} {rng.choice(nouns)}",
-        "wrong colour, right noun": f"{rng.choice(colours)} {noun}",
-    }
+def said(colour: str, noun: str) -> str:
+    """Colour and noun as captions say them: "a red coat", "an orange cap", "blue jeans", "black hair"."""
+    if noun == "hair" or (noun.endswith("s") and noun != "dress"):
+        return f"{colour} {noun}"
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {noun}"
 
 
 def _colours_of(value: Any) -> Iterator[str]:
@@ -136,6 +122,28 @@ def _colours_of(value: Any) -> Iterator[str]:
             yield from _colours_of(item)
         elif item and ("colour" in name or name in ("belt", "scarf")):
             yield COLOUR_WORDS.get(item, (item,))[0]
+
+
+def make_queries(part: str, person: dict[str, Any], key: str) -> dict[str, str]:
+    """The texts of `QUERIES` that need no model; what is wrong in the controls is drawn at random from `key`.
+
+    Args:
+        part: a part of the person that has a name.
+        person: attributes of a person of the embedded corpus.
+        key: seed.
+    """
+    colour, noun = name_parts(person)[part]
+    carried = person["carried"] and person["carried"]["kind"]
+    nouns = [name for name in OTHER_THINGS if name != carried and not person.get(name)]
+    worn = set(_colours_of(person))
+    colours = sorted({COLOUR_WORDS.get(name, (name,))[0] for name in ACCENT_COLOURS} - worn)
+    rng = random.Random(key)
+    return {
+        "colour and noun": said(colour, noun),
+        "noun": noun,
+        "right colour, wrong noun": said(colour, rng.choice(nouns)),
+        "wrong colour, right noun": said(rng.choice(colours), noun),
+    }
 
 
 def find_parts(row: dict[str, Any], size: tuple[int, int]) -> list[NamedPart]:
@@ -149,16 +157,15 @@ def find_parts(row: dict[str, Any], size: tuple[int, int]) -> list[NamedPart]:
     part_map = torch.from_numpy(np.array(row["part_map"].resize((width, height), Image.Resampling.NEAREST)))
     to_pixels = np.array([width / row["part_map"].width, height / row["part_map"].height] * 2)
     person = json.loads(row["attributes"])["person"]
-    names, worn = name_parts(person), set(_colours_of(person))
     found = []
-    for part in names:
+    for part in name_parts(person):
         parts = ("upper", "lower") if part == "upper" and person["upper"]["kind"] == "dress" else (part,)
         mask = torch.isin(part_map, torch.tensor([PARTS.index(name) + 1 for name in parts], dtype=part_map.dtype))
         boxes = np.array([row["part_boxes"][PARTS.index(name)] for name in parts])
         boxes = boxes[boxes[:, 0] >= 0]
         if mask.any():  # of the few pixels of a part nearly hidden none may be left at the model's size
             box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)]) * to_pixels
-            queries = make_queries(part, names, worn, f"{row['image_id']} {part}")
+            queries = make_queries(part, person, f"{row['image_id']} {part}")
             found.append(NamedPart(part, queries, mask, box))
     return found
 

@@ -24,6 +24,7 @@ from benchmarks.attention import (
     make_queries,
     means_by_part,
     name_parts,
+    said,
     table_of,
     variant_name,
 )
@@ -146,19 +147,29 @@ def test_controls_are_wrong_in_one_thing_alone(rows: Dataset) -> None:
     for row in rows:
         for part in find_parts(row, SIZE):
             both, noun, wrong_noun, wrong_colour = part.queries.values()
-            colour = both.removesuffix(f" {noun}")
-            assert both == f"{colour} {noun}"
-            assert wrong_noun.startswith(f"{colour} ") and wrong_noun != both
+            colour = both.removesuffix(f" {noun}").removeprefix("a ").removeprefix("an ")
+            assert both == said(colour, noun)
+            assert (
+                f" {wrong_noun}".removeprefix(" a").removeprefix("n").startswith(f" {colour} ") and wrong_noun != both
+            )
             assert wrong_colour.endswith(f" {noun}") and wrong_colour != both
 
 
-def test_wrong_colours_and_nouns_are_nowhere_on_the_person() -> None:
-    names = {"upper": ("red", "shirt"), "lower": ("blue", "jeans")}
-    worn = {"red", "blue", "white"}
-    for number in range(300):
-        _, _, wrong_noun, wrong_colour = make_queries("upper", names, worn, str(number)).values()
-        assert wrong_colour.split()[0] not in worn
-        assert wrong_noun.removeprefix("red ") not in ("shirt", "jeans")
+def test_wrong_colours_and_nouns_are_nowhere_on_the_person(rows: Dataset) -> None:
+    person = json.loads(rows[0]["attributes"])["person"]
+    person |= {"scarf": "pink", "belt": None, "carried": {"kind": "cup", "colour": "gray", "side": "left"}}
+    drawn = [make_queries("upper", person, str(number)) for number in range(200)]
+    nouns = {query["right colour, wrong noun"].split()[-1] for query in drawn}
+    assert nouns == {"umbrella", "bottle", "book", "phone", "belt"}
+    colours = {query["wrong colour, right noun"].removeprefix("a ").removeprefix("an ").split()[0] for query in drawn}
+    assert not colours & {"pink", "gray", person["upper"]["colour"], person["lower"]["colour"]} and len(colours) > 3
+
+
+def test_queries_are_said_as_captions_say_them() -> None:
+    assert [said("red", "coat"), said("orange", "cap"), said("blue", "jeans"), said("black", "hair")] == [
+        *("a red coat", "an orange cap", "blue jeans", "black hair")
+    ]
+    assert said("black", "dress") == "a black dress"
 
 
 def test_pictures_of_a_batch_have_equally_many_parts_and_none_is_lost(rows: Dataset, tiny: tuple) -> None:
