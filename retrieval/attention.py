@@ -32,7 +32,7 @@ from modeling_ivt.exported import ExportedIVTModel
 from .overlays import draw_explanation
 
 DEFAULT_METHOD = "joint"
-DEFAULT_SHIFTS = 2
+DEFAULT_SHIFTS = 1
 TEXT_FREE_METHODS = ("cls", "rollout")
 TOKEN_TEMPERATURE = 0.07  # of the softmax over the patches; what `tokenwise_loss` trains with
 WORD_TEMPERATURE = 0.02  # of the softmax over the words; chosen on the embedded corpus's validation people
@@ -271,9 +271,9 @@ def pixel_maps(
 ) -> torch.Tensor:
     """Compute maps in pixels: every pixel is the mean of the patches that cover it.
 
-    A patch is larger than a shoe, so the picture is also looked at `shifts` x `shifts` times, moved by parts of a
-    stride and its edge repeated; the maps are moved back and averaged, and patches cut the picture in other places
-    each time.
+    With `shifts` above 1 the picture is looked at `shifts` x `shifts` times, moved by parts of a stride and its edge
+    repeated, and the maps are moved back and averaged: patches cut the picture in other places each time, so the map
+    is finer than the patch grid.
 
     Args:
         model: as for `patch_maps`.
