@@ -259,10 +259,13 @@ class Calibration:
 
 
 def load_calibration(version: ModelVersion) -> Calibration | None:
-    """Load the calibration that lies beside a model; None if there is none for this very version.
+    """Load the calibration that lies beside a model.
 
     Args:
         version: the model, a folder or a Hub name.
+
+    Returns:
+        The calibration; None if there is none, or, with a warning, if it is of another version or release.
 
     Raises:
         ValueError: if the file cannot be read.
@@ -277,7 +280,10 @@ def load_calibration(version: ModelVersion) -> Calibration | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if tuple(fields.pop("features")) != FEATURES:
-            raise ValueError("its features are not those of this release")
+            logger.warning(
+                "%s is of another release and not used; write it again with python -m tools.calibrate", path
+            )
+            return None
         curves = {kind: PresenceCurve(**curve) for kind, curve in fields.pop("curves").items()}
         calibration = Calibration(curves=curves, **fields)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

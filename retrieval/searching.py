@@ -3,6 +3,7 @@
 Dimensions: R rows found, C clauses, D embedding width.
 """
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,8 +41,8 @@ GROUPINGS = ("track", "duplicate")
 SAMPLE_ROWS = 4096  # vectors that stand for a larger gallery: the error of a mean is 1 / 64 of the deviation
 
 
-def as_query(query: str | Image.Image | Query) -> Query:
-    """Read a text, take a picture as a query of one clause, and leave a query as it is.
+def as_query(query: str | Image.Image | os.PathLike[str] | Query) -> Query:
+    """Read a text, take a picture or its path as a query of one clause, and leave a query as it is.
 
     Raises:
         ValueError: if the text does not follow the grammar.

@@ -28,15 +28,8 @@ from retrieval.models import find_version, load_model
 from retrieval.queries import Clause, Query, combine, embed_queries
 
 NUM_PEOPLE = 400  # of the embedded corpus's validation split: its usual 100 are too few for galleries of many sizes
-CLAUSE_SHAPES = (
-    (2, 0),
-    (3, 0),
-    (4, 0),
-    (6, 0),
-    (1, 1),
-    (2, 1),
-    (4, 1),
-)  # (clauses that are wanted, clauses that are not)
+# (clauses that are wanted, clauses that are not)
+CLAUSE_SHAPES = ((2, 0), (3, 0), (4, 0), (6, 0), (1, 1), (2, 1), (4, 1))
 QUERIES_PER_SHAPE = 200
 
 

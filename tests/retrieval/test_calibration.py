@@ -198,6 +198,13 @@ def test_calibration_of_another_version_is_not_used(
     assert "belongs to another version" in caplog.text and "tools.calibrate" in caplog.text
 
 
+def test_calibration_of_another_release_is_not_used(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    version = find_version(str(checkpoint))
+    path = Calibration("tiny", version.revision, "synthetic", {"text": CURVE}).save(checkpoint)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"features": ["top"]}))
+    assert load_calibration(version) is None and "is of another release" in caplog.text
+
+
 def test_calibration_comes_with_a_hub_model(
     checkpoint: Path, hub: HubStandIn, run_python: Callable, tmp_path: Path
 ) -> None:
@@ -222,7 +229,6 @@ print(load_calibration(find_version("tester/calibrated")))
 @pytest.mark.parametrize(
     "change",
     [
-        {"features": ["top"]},
         {"curves": {"text": {"bias": 1}}},
         {"curves": {"text": asdict(CURVE) | {"weights": [1]}}},
         {"curves": 3},

@@ -74,6 +74,11 @@ def test_ranking_is_that_of_the_combined_vector(gallery: Gallery, query: object)
     assert names_of(gallery.search(query, k=99)) == expected
 
 
+def test_path_is_a_picture(gallery: Gallery, tmp_path: Path) -> None:
+    draw(3).save(tmp_path / "look.png")
+    assert names_of(gallery.search(tmp_path / "look.png", k=5)) == names_of(gallery.search(draw(3), k=5))
+
+
 def test_each_clause_is_scored_against_the_whole_gallery(gallery: Gallery) -> None:
     names, vectors = table(gallery)
     _, clauses = embedded(gallery, QUERY)
