@@ -26,7 +26,7 @@ from retrieval.calibration import (
     presence_features,
     presence_rates,
 )
-from retrieval.models import find_version
+from retrieval.models import DEFAULT_MODEL, find_version
 
 REPO = Path(__file__).parents[2]
 CURVE = PresenceCurve((1.0, -2.0, 0.5, 0.0, 3.0, 0.25, 0.1, -0.2), -0.5, 0.2, (10, 40), 100)
@@ -212,7 +212,7 @@ def test_calibration_comes_with_a_hub_model(
     lines = f"""
 from huggingface_hub import HfApi
 from retrieval.calibration import load_calibration
-from retrieval.models import find_version
+from retrieval.models import DEFAULT_MODEL, find_version
 
 api = HfApi()
 api.create_repo("tester/calibrated")
@@ -242,3 +242,8 @@ def test_file_that_is_no_calibration_is_named(checkpoint: Path, change: dict | N
     path.write_text(json.dumps(fields | change) if change else "{")
     with pytest.raises(ValueError, match=r"calibration\.json is no calibration"):
         load_calibration(version)
+
+
+def test_calibration_of_the_embedded_checkpoint_is_its_own() -> None:
+    calibration = load_calibration(find_version(DEFAULT_MODEL))
+    assert calibration is not None and {"text", "image", "mixed"} <= set(calibration.curves)
