@@ -66,7 +66,10 @@ def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset | ShardedRows, D
     """Training rows with their text levels, and validation rows."""
     options = {"on_bad_image": recipe.on_bad_image}
     if recipe.corpus == "shards" and recipe.test_at_end:
-        find_shards(paths.corpus_root, "test")  # if there are none, that shows now and not at the end
+        try:
+            find_shards(paths.corpus_root, "test")  # if there are none, that shows now and not at the end
+        except ValueError as error:
+            raise ValueError(f"{error}, or pass --test_at_end no") from error
     if recipe.streaming:  # the rows stay on the disk, the text levels are in the shards or worked out on the way
         return ShardedRows(paths.corpus_root, "train"), load_corpus(recipe.corpus, paths.corpus_root, "val", **options)
     train_options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
@@ -232,7 +235,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     progress = Progress(num_processes=accelerator.num_processes)
     accelerator.register_for_checkpointing(progress)
     if paths.resume:
-        resume(accelerator, output_dir, progress)
+        resume(accelerator, output_dir, progress, recipe.keep_checkpoints)
     log, watch = None, LossWatch(accelerator, output_dir)
     if accelerator.is_main_process:
         record = resume_record(output_dir, progress.step) or start_record(
@@ -333,6 +336,8 @@ def main() -> None:
         train_seeds(paths, recipe, model_fields)
     else:
         train(paths, recipe, model_fields)
+    if paths.seeds > 1 and paths.dry_run:
+        PartialState().print(f"all this {paths.seeds} times, once for each seed")
     PartialState().destroy_process_group()
 
 

@@ -2,18 +2,21 @@
 
     python -m benchmarks.export [CHECKPOINT] --output benchmarks/export.json
 
-Without CHECKPOINT the embedded one is measured, on the test split of the embedded corpus; the README shows the
+Without CHECKPOINT the embedded one is measured, on the test split of the embedded corpus; `docs/export.md` shows the
 figures of that file. Speed is per second of processor time on one thread, which other work on the machine disturbs
-little: the model alone, on batches of 32 images or of 32 captions of the corpus.
+little: the model alone, on batches of 32 images or of 32 captions of the corpus. As the embedded model is small, the
+images of a base-size model are timed too, in four of its blocks with random weights.
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,12 @@ from datasets import Dataset
 
 from corpora import CORPORA, load_corpus
 from metric.person_retrieval.person_retrieval import retrieval_metrics
+from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.checkpoints import load_embedder
+from modeling_ivt.exported import SUFFIXES, open_onnx, open_openvino
 from retrieval import DEFAULT_MODEL, embed_images, embed_texts
 from retrieval.models import load_processor
-from tools.export import export
+from tools.export import WRITERS, export, graphs_of, silent_tracing
 
 # name -> format (None: PyTorch itself), int8, arithmetic
 VARIANTS: dict[str, tuple[str | None, bool, torch.dtype]] = {
@@ -42,15 +47,15 @@ COLUMNS = ("R@1", "R@10", "mAP", "lowest cosine", "largest difference", "MB", "i
 BATCH_SIZE = 32
 
 
-def rate(function: Callable[[], object], rounds: int = 5) -> float:
-    """Batches of `BATCH_SIZE` to items per second of processor time: the median, after a call that is not counted."""
+def seconds(function: Callable[[], object], rounds: int = 5) -> float:
+    """Processor time of a call: the median over `rounds`, after one that is not counted."""
     function()
     times = []
     for _ in range(rounds):
         start = time.process_time()
         function()
         times.append(time.process_time() - start)
-    return BATCH_SIZE / statistics.median(times)
+    return statistics.median(times)
 
 
 @torch.inference_mode()
@@ -86,10 +91,35 @@ def measure(
         "lowest cosine": min((embeds[name] * reference[name]).sum(dim=-1).min().item() for name in embeds),
         "largest difference": max((embeds[name] - reference[name]).abs().max().item() for name in embeds),
         "MB": sum(path.stat().st_size for path in weight_files(Path(folder))) / 1e6,
-        "images/s": round(rate(lambda: model.get_image_features(pixel_values, cls_only=True))),
-        "texts/s": round(rate(lambda: model.get_text_features(**tokens, cls_only=True))),
+        "images/s": round(BATCH_SIZE / seconds(lambda: model.get_image_features(pixel_values, cls_only=True))),
+        "texts/s": round(BATCH_SIZE / seconds(lambda: model.get_text_features(**tokens, cls_only=True))),
     }
     return figures, embeds
+
+
+@torch.inference_mode()
+def time_base_size() -> dict[str, float]:
+    """Milliseconds per image of every variant, in four blocks of a model of the default size with random weights."""
+    num_images = 4
+    model = IVTModel(IVTConfig(num_hidden_layers=4)).eval()
+    pixel_values = torch.rand(num_images, 3, *model.config.image_size) * 2 - 1
+    graph = graphs_of(model)[0]
+    calibration = [{"pixel_values": image[None].numpy()} for image in pixel_values]
+    times = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (format, int8, dtype) in VARIANTS.items():
+            if format is None:
+                encoder = copy.deepcopy(graph.encoder).to(dtype)
+                call = partial(encoder, pixel_values.to(dtype))
+            else:
+                path = Path(folder) / f"{int8}{SUFFIXES[format]}"
+                if not path.exists():
+                    with silent_tracing():
+                        WRITERS[format](graph, path, calibration if int8 else None)
+                open_graph = open_onnx if format == "onnx" else partial(open_openvino, dtype=dtype)
+                call = partial(open_graph(path), {"pixel_values": pixel_values.numpy()})
+            times[name] = round(1000 * seconds(call, rounds=3) / num_images, 1)
+    return times
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -99,12 +129,24 @@ def weight_files(folder: Path) -> list[Path]:
 
 def table_of(results: dict[str, Any]) -> str:
     """Lay out the figures as a Markdown table."""
-    styles = {"lowest cosine": "{:.5f}", "largest difference": "{:.0e}", "MB": "{:.1f}"}
+    styles = {
+        "mAP": "{:.2f}",
+        "R@1": "{:.2f}",
+        "R@10": "{:.2f}",
+        "lowest cosine": "{:.5f}",
+        "largest difference": "{:.0e}",
+        "MB": "{:.1f}",
+    }
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, figures in results["variants"].items():
         cells = [styles.get(column, "{}").format(figures[column]) for column in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def base_size_of(results: dict[str, Any]) -> str:
+    """Tell the times of the base size in a line."""
+    return ", ".join(f"{name} {time:.0f} ms" for name, time in results["base_size"].items())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -135,8 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
         "versions": {package: version(package) for package in packages},
         "variants": variants,
+        "base_size": time_base_size(),
     }
-    print(table_of(results))
+    print(table_of(results), base_size_of(results), sep="\n\n")
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(f"written to {options.output}")

@@ -43,6 +43,7 @@ from tools.calibrate import (
     NUM_PEOPLE,
     EmbeddedSplit,
     clauses_of,
+    cut_every_other,
     embed_split,
     gallery_sizes,
     next_images,
@@ -55,6 +56,7 @@ QUERIES_PER_SHAPE = 300
 NOT_WEIGHTS = (0.5, 2.0, 4.0)  # beside the default, 1
 IMAGE_WEIGHTS = (0.5, 1.0, 2.0)
 FEEDBACK_ROUNDS, PAGE = 3, 10
+WORDS = (6, 12, 24)  # of captions cut short
 FEEDBACK_WEIGHTS = ((1, 0), (0, 0.25), (1, 0.5), (1, 1), (2, 0.25), (2, 0.5))  # (right, wrong) beside the default
 
 
@@ -157,7 +159,7 @@ def measure_images(split: EmbeddedSplit) -> dict[str, dict[str, float]]:
         matches[torch.arange(len(own)), left_out] = False
     vectors = {"words": split.text_embeds, "picture": images[shown]}
     for weight in IMAGE_WEIGHTS:
-        vectors[f"words AND picture^{weight:g}"] = with_pictures(split, shown, weight)
+        vectors[f"words AND picture^{weight:g}"] = with_pictures(split.text_embeds, images[shown], weight)
     rows = {}
     for name, queries in vectors.items():
         scores = queries @ images.T
@@ -229,8 +231,8 @@ def measure_duplicates(
 ) -> dict[str, dict[str, float]]:
     """Search a gallery that holds a second copy of each person's first picture, with the captions of those.
 
-    "caught" are copies close enough to their picture to be grouped with it, "merged" pictures that lie so close to
-    another picture, both in percent; "different pictures" how many there are among the first ten answers.
+    "different" is how many different pictures are among the first ten answers. In percent: "caught" are copies that
+    count as such, "one person" and "two people" are pictures that count as a copy of another picture though none is.
     """
     firsts = torch.tensor([int((split.people == person).nonzero()[0, 0]) for person in range(split.num_people)])
     copies = embed_images(
@@ -238,9 +240,10 @@ def measure_duplicates(
     )
     images = torch.cat([split.image_embeds, copies])
     originals = torch.cat([torch.arange(len(split.people)), firsts])  # what each row is a copy of
-    cosines = split.image_embeds @ split.image_embeds.T - 2 * torch.eye(len(split.people))
+    alike = images[: len(split.people)] @ split.image_embeds.T >= DUPLICATE_COSINE
+    same_person = split.people[:, None] == split.people
     caught = (copies * split.image_embeds[firsts]).sum(dim=1) >= DUPLICATE_COSINE
-    merged = (cosines >= DUPLICATE_COSINE).any(dim=1)
+    merged = {"one person": (alike & same_person).sum(dim=1) > 1, "two people": (alike & ~same_person).any(dim=1)}
 
     different = {"plain query": [], "grouped": []}
     for text in torch.isin(split.text_images, firsts).nonzero()[:, 0]:
@@ -248,9 +251,9 @@ def measure_duplicates(
         groups = group_duplicates(images[ranked])[:PAGE]
         for name, answers in (("plain query", ranked[:PAGE]), ("grouped", ranked[[group[0] for group in groups]])):
             different[name].append(len(originals[answers].unique()))
-    shares = {"caught": 100 * float(caught.float().mean()), "merged": 100 * float(merged.float().mean())}
+    shares = {name: round(100 * float(rows.float().mean()), 2) for name, rows in {"caught": caught, **merged}.items()}
     return {
-        name: {"different pictures": round(float(np.mean(counts)), 2)} | (shares if name == "grouped" else {})
+        name: {"different": round(float(np.mean(counts)), 2)} | (shares if name == "grouped" else {})
         for name, counts in different.items()
     }
 
@@ -262,17 +265,21 @@ def measure_presence(
     model: torch.nn.Module, processor: Any, validation: EmbeddedSplit, test: EmbeddedSplit
 ) -> dict[str, dict[str, float]]:
     """Fit the curves on validation people, as `tools.calibrate` does, and tell present from absent test people."""
-    fitted = split_cases(model, processor, validation, gallery_sizes(validation.num_people))
+    fitted = split_cases(
+        model, processor, validation, cut_every_other(validation), gallery_sizes(validation.num_people)
+    )
     curves = {kind: fit_curve(*cases) for kind, cases in fitted.items()}
-    sizes = gallery_sizes(test.num_people)
-    rows = {}
-    for name, num_people in (
-        ("", sizes),
-        (f", gallery of {sizes[0]}", sizes[:1]),
-        (f", gallery of {sizes[-1]}", sizes[-1:]),
+    sizes, rows = gallery_sizes(test.num_people), {}
+    for name, texts, num_people in (
+        ("", test.texts, sizes),
+        (f", gallery of {sizes[0]} people", test.texts, sizes[:1]),
+        (f", gallery of {sizes[-1]} people", test.texts, sizes[-1:]),
+        *((f", first {n} words", [" ".join(text.split()[:n]) for text in test.texts], sizes) for n in WORDS),
     ):
-        for kind, (features, present) in split_cases(model, processor, test, num_people).items():
-            rows[kind + name] = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
+        for kind, (features, present) in split_cases(model, processor, test, texts, num_people).items():
+            if "words" not in name or kind == "text":
+                rates = presence_rates(curves[kind](features), present, curves[kind].no_match_below)
+                rows[kind + name] = {label: round(rate, 4) for label, rate in rates.items()}
     return rows
 
 
@@ -311,7 +318,7 @@ def main(argv: list[str] | None = None) -> None:
         compare = name == "val"
         found = results[name] = {"num_people": split.num_people, "num_images": len(split.people)}
         for shape in SHAPES:
-            title = f"{shape[0]} clauses" + (f", {shape[1]} under NOT" if shape[1] else "")
+            title = f"clauses: {shape[0]} wanted" + (f", {shape[1]} under NOT" if shape[1] else "")
             found[title] = measure_clauses(model, processor, split, shape, compare)
         found["words and pictures"] = measure_images(split)
         found["feedback, ten pictures a round"] = measure_feedback(split, compare)

@@ -4,8 +4,8 @@
     FOLDER/[data/]train-00000-of-00008.tar, …         WebDataset: KEY.jpg or .png, and KEY.json with the other columns
 
 Columns are those of `FEATURES` and, where it was worked out already, `levels` (see `processing/levels.py`).
-`python -m tools.shard` writes both kinds. What is kept in memory is an index, some 30 bytes per caption; it is written
-beside the shards once (`train.index.npz`), and anew when they change.
+`python -m tools.shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
+written beside the shards once (`train.index.npz`), and anew when they change.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import posixpath
 import re
 import tarfile
 from collections import OrderedDict
@@ -35,8 +36,9 @@ SHARD_FEATURES = Features(
     {**FEATURES, "levels": List({"phrases": List(Value("string")), "words": List(Value("string"))})}
 )
 ROWS_PER_GROUP = 64  # of a parquet file: what is read at once to get at one row
-CACHE_BYTES = 256 * 2**20  # of row groups, in each process that reads
+CACHE_BYTES = 128 * 2**20  # of row groups, in each process that reads
 INDEX_VERSION = 1
+PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}  # names of files in a tar end so
 
 
 def find_shards(root: str | os.PathLike[str] | None, split: str) -> list[Path]:
@@ -102,11 +104,12 @@ def index_tar(path: Path) -> tuple[list[int], list[list[str]], list[list[int]]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                key, _, extension = member.name.partition(".")
-                samples.setdefault(key, {})["json" if extension == "json" else "image"] = (
-                    member.offset_data,
-                    member.size,
-                )
+                folder, name = posixpath.split(member.name)
+                key, _, extension = name.partition(".")  # as WebDataset does it
+                kind = "json" if extension == "json" else "image" if extension.lower() in PICTURES else None
+                if kind and member.isfile():
+                    place = (member.offset_data, member.size)
+                    samples.setdefault(posixpath.join(folder, key), {})[kind] = place
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no whole tar file ({error}); write it anew") from error
     person_ids, captions, places = [], [], []
@@ -301,9 +304,8 @@ def load_shards(root: str | os.PathLike[str] | None, split: str) -> Dataset:
 def write_parquet(rows: Dataset, path: Path) -> int:
     """Write rows with their pictures to a parquet file, and return their bytes in memory."""
     table = embed_table_storage(rows.with_format("arrow")[:])
-    table = table.replace_schema_metadata(
-        rows.features.arrow_schema.metadata
-    )  # from which `load_dataset` knows images
+    # by its metadata `load_dataset` knows the pictures
+    table = table.replace_schema_metadata(rows.features.arrow_schema.metadata)
     pq.write_table(table, path, row_group_size=ROWS_PER_GROUP)
     return table.nbytes
 

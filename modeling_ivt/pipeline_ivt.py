@@ -35,13 +35,6 @@ class CustomPipelines(dict):
         return dict(super().__getitem__(task))  # a copy: `pipeline` writes classes into it, which no json file takes
 
 
-def custom_pipelines() -> CustomPipelines:
-    """What config.json says about the pipeline below."""
-    return CustomPipelines(
-        {TASK: {"impl": f"pipeline_ivt.{TextToPersonRetrievalPipeline.__name__}", "pt": ["AutoModel"]}}
-    )
-
-
 def unit_gallery(gallery: Any, width: int) -> torch.Tensor:
     """Check a gallery and bring it to unit length.
 
@@ -160,6 +153,13 @@ class TextToPersonRetrievalPipeline(Pipeline):
             answer = {"score": round(score, SCORE_DECIMALS), "index": index}
             answers.append(answer if images is None else answer | {"image": images[index]})
         return answers
+
+
+def custom_pipelines() -> CustomPipelines:
+    """What config.json says about the pipeline."""
+    return CustomPipelines(
+        {TASK: {"impl": f"pipeline_ivt.{TextToPersonRetrievalPipeline.__name__}", "pt": ["AutoModel"]}}
+    )
 
 
 __all__ = ["CustomPipelines", "TextToPersonRetrievalPipeline", "custom_pipelines"]

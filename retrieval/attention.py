@@ -32,9 +32,10 @@ from modeling_ivt.exported import ExportedIVTModel
 from .overlays import draw_explanation
 
 DEFAULT_METHOD = "joint"
-DEFAULT_SHIFTS = 2
+DEFAULT_SHIFTS = 1
 TEXT_FREE_METHODS = ("cls", "rollout")
 TOKEN_TEMPERATURE = 0.07  # of the softmax over the patches; what `tokenwise_loss` trains with
+WORD_TEMPERATURE = 0.02  # of the softmax over the words; chosen on the embedded corpus's validation people
 # what a bare noun is asked for in, see `in_best_colour`
 COLOURS = (
     *("black", "white", "gray", "blue", "red", "green", "yellow", "orange", "pink", "purple", "brown", "beige"),
@@ -100,8 +101,9 @@ def encode_texts(model: nn.Module, processor: Any, texts: Sequence[Sequence[str]
     tokens = processor(text=different, return_tensors="pt").to(model.device)
     with recording(model):
         output = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
-    special = torch.tensor(processor.tokenizer.all_special_ids, device=model.device)
-    word_mask = tokens["attention_mask"] * ~torch.isin(tokens["input_ids"], special)
+    tokenizer = processor.tokenizer
+    around = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id], device=model.device)
+    word_mask = tokens["attention_mask"] * ~torch.isin(tokens["input_ids"], around)
     rows = torch.tensor([[place[text] for text in row] for row in texts], device=model.device)  # (B, Q)
     embeds, states = normalize(output.pooler_output, dim=-1), normalize(output.last_hidden_state, dim=-1)
     return Texts(embeds[rows], states[rows], word_mask[rows])
@@ -147,11 +149,16 @@ def _gradient(
 
 
 def _tokenwise(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
-    """Softmax over the patches of their cosines with a word, mean over the words: which patch says the same."""
+    """Softmax over the patches of their cosines with a word: which patch says the same, mean over the words.
+
+    A word counts the more, the further its best patch stands out from the mean of the patches: many nouns stand out
+    nowhere, while their colour does.
+    """
     patches = normalize(model.get_image_features(pixel_values).last_hidden_state[:, 1:], dim=-1)  # (B, P, D)
     cosines = torch.einsum("bpd,bqld->bqlp", patches, texts.word_states)
-    shares = (cosines / TOKEN_TEMPERATURE).softmax(dim=-1) * texts.word_mask[..., None]
-    return shares.sum(dim=2) / texts.word_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    standing_out = (cosines.amax(dim=-1) - cosines.mean(dim=-1)) / WORD_TEMPERATURE  # (B, Q, L)
+    weights = standing_out.masked_fill(texts.word_mask == 0, -torch.inf).softmax(dim=-1)
+    return torch.einsum("bqlp,bql->bqp", (cosines / TOKEN_TEMPERATURE).softmax(dim=-1), weights)
 
 
 def _joint(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
@@ -264,9 +271,9 @@ def pixel_maps(
 ) -> torch.Tensor:
     """Compute maps in pixels: every pixel is the mean of the patches that cover it.
 
-    A patch is larger than a shoe, so the picture is also looked at `shifts` x `shifts` times, moved by parts of a
-    stride and its edge repeated; the maps are moved back and averaged, and patches cut the picture in other places
-    each time.
+    With `shifts` above 1 the picture is looked at `shifts` x `shifts` times, moved by parts of a stride and its edge
+    repeated, and the maps are moved back and averaged: patches cut the picture in other places each time, so the map
+    is finer than the patch grid.
 
     Args:
         model: as for `patch_maps`.

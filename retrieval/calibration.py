@@ -3,8 +3,9 @@
 The best match of a search is always somebody. Whether it is the right one shows in how its cosine compares with the
 scores of the rest of the gallery, so the probability is a logistic regression on features of one query's scores over
 one gallery (`presence_features`), fitted on people of a validation split: in half of the cases the person is in the
-gallery, in half they are not (`presence_cases`). It holds for even odds beforehand. A calibration belongs to one
-version of one model; it lies beside the checkpoint as `calibration.json`, written by `python -m tools.calibrate`.
+gallery, in half they are not (`presence_cases`). It holds for even odds beforehand, and stays there for a description
+of so few words that many people fit it. A calibration belongs to one version of one model; it lies beside the
+checkpoint as `calibration.json`, written by `python -m tools.calibrate`.
 
 Source of the regression: Newton's method for the logistic likelihood with an L2 penalty (Bishop, Pattern Recognition
 and Machine Learning, 2006, sec. 4.3.3).
@@ -20,22 +21,36 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers.utils import cached_file
+from huggingface_hub import snapshot_download
 
-from .models import ModelVersion, folder_revision, hub_revision
+from .models import DECISIVE_FILES, ModelVersion, folder_revision
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION_FILE = "calibration.json"
-FEATURES = ("top", "mean", "deviation", "gap to second", "gap to tenth", "log size")
+FEATURES = (
+    "top",
+    "mean",
+    "deviation",
+    "gap to second",
+    "gap to tenth",
+    "log size",
+    "log words",
+    "top x log words",
+)
 NUM_TOP = 10  # scores that the features look at one by one
 PENALTY = 1e-3  # on the squared weights, beside the mean log-likelihood
 MIN_AUROC = 0.6  # a curve that tells present from absent people no better is not used
 MIN_DETECTION = 0.95  # share of people in the gallery who must not be answered with "no match"
+MAX_NO_MATCH = 0.25  # nor is that said of anybody who is more likely there than that
 
 
 def presence_features(
-    top_scores: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, size: torch.Tensor
+    top_scores: torch.Tensor,
+    mean: torch.Tensor,
+    deviation: torch.Tensor,
+    size: torch.Tensor,
+    num_words: torch.Tensor,
 ) -> torch.Tensor:
     """What the scores of queries over a gallery say about the person's presence.
 
@@ -44,13 +59,16 @@ def presence_features(
         mean: mean cosine over the gallery (Q,).
         deviation: standard deviation of the cosines over the gallery (Q,).
         size: number of pictures in the gallery (Q,).
+        num_words: number of words in the query (Q,).
 
     Returns:
         Features (Q, F) in the order of FEATURES.
     """
     top = top_scores[:, 0]
     second, tenth = top_scores[:, min(1, top_scores.shape[1] - 1)], top_scores[:, :NUM_TOP][:, -1]
-    return torch.stack([top, mean, deviation, top - second, top - tenth, size.log()], dim=1)
+    gaps = [top - second, top - tenth]
+    log_words = num_words.float().log1p()
+    return torch.stack([top, mean, deviation, *gaps, size.float().log(), log_words, top * log_words], dim=1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,7 @@ class PresenceCurve:
 def presence_cases(
     query_embeds: torch.Tensor,
     query_matches: torch.Tensor,
+    num_words: torch.Tensor,
     image_embeds: torch.Tensor,
     people: torch.Tensor,
     num_people: Sequence[int],
@@ -99,6 +118,7 @@ def presence_cases(
     Args:
         query_embeds: unit-length embeddings (Q, D).
         query_matches: who is asked for (Q, P), bool.
+        num_words: number of words in each query (Q,).
         image_embeds: unit-length embeddings of the pictures (G, D).
         people: whom each picture shows (G,), in 0 … P - 1.
         num_people: numbers of people to draw galleries of.
@@ -107,6 +127,9 @@ def presence_cases(
 
     Returns:
         Features (N, F) and whether the person was there (N,), bool; each case with a person has its twin without.
+
+    Raises:
+        ValueError: if no query has somebody to find and others to tell them from.
     """
     generator = torch.Generator().manual_seed(seed)
     scores = query_embeds @ image_embeds.T  # (Q, G)
@@ -119,22 +142,29 @@ def presence_cases(
         draw = torch.rand(others.shape, generator=generator).masked_fill(~others, 2.0)
         left_out = others & (draw.argsort(dim=1).argsort(dim=1) < num_wanted)  # as many others as are wanted
         usable = ((num_wanted > 0) & (others.sum(dim=1, keepdim=True) > num_wanted))[:, 0]  # (Q,)
+        if not usable.any():
+            continue
         for is_present, removed in ((True, left_out), (False, wanted)):
             kept = (chosen & ~removed)[:, people]  # (Q, G)
             if own_images is not None:
                 kept[torch.arange(len(kept)), own_images] = False
-            features.append(_features_of(scores[usable], kept[usable]))
+            features.append(_features_of(scores[usable], kept[usable], num_words[usable]))
             present.append(torch.full((len(features[-1]),), is_present))
+    if not features:
+        raise ValueError(
+            f"no query asks for somebody in a gallery of {', '.join(map(str, num_people))} people with others to tell "
+            "them from; calibrate on a split with more people"
+        )
     return torch.cat(features), torch.cat(present)
 
 
-def _features_of(scores: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Features (Q, F) of the scores (Q, G) of those pictures that are kept (Q, G)."""
+def _features_of(scores: torch.Tensor, kept: torch.Tensor, num_words: torch.Tensor) -> torch.Tensor:
+    """Features (Q, F) of queries of so many words (Q,), from their scores (Q, G) over the pictures kept (Q, G)."""
     size = kept.sum(dim=1)
     mean = (scores * kept).sum(dim=1) / size
     deviation = ((scores - mean[:, None]).square() * kept).sum(dim=1).div(size).sqrt()
     top_scores = scores.masked_fill(~kept, -2.0).topk(min(NUM_TOP, int(size.min())), dim=1).values
-    return presence_features(top_scores, mean, deviation, size.float())
+    return presence_features(top_scores, mean, deviation, size, num_words)
 
 
 def fit_curve(features: torch.Tensor, present: torch.Tensor) -> PresenceCurve:
@@ -173,7 +203,7 @@ def fit_curve(features: torch.Tensor, present: torch.Tensor) -> PresenceCurve:
         num_cases=len(raw),
     )
     threshold = float(curve(features)[present].quantile(1 - MIN_DETECTION))
-    return replace(curve, no_match_below=threshold)
+    return replace(curve, no_match_below=min(threshold, MAX_NO_MATCH))
 
 
 def presence_rates(
@@ -229,34 +259,38 @@ class Calibration:
 
 
 def load_calibration(version: ModelVersion) -> Calibration | None:
-    """Load the calibration that lies beside a model; None if there is none for this very version.
+    """Load the calibration that lies beside a model.
 
     Args:
         version: the model, a folder or a Hub name.
 
+    Returns:
+        The calibration; None if there is none, or, with a warning, if it is of another version or release.
+
     Raises:
         ValueError: if the file cannot be read.
     """
-    path = cached_file(
-        version.name,
-        CALIBRATION_FILE,
-        revision=hub_revision(version),
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,  # a model that was loaded from the cache works offline
-    )
-    if path is None:
+    folder = Path(version.name)
+    if not folder.is_dir():  # the files of a Hub model that its revision is told from, which it needs anyway
+        files = [*DECISIVE_FILES, CALIBRATION_FILE]
+        folder = Path(snapshot_download(version.name, revision=version.revision, allow_patterns=files))
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
         return None
     try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
         if tuple(fields.pop("features")) != FEATURES:
-            raise ValueError("its features are not those of this release")
+            logger.warning(
+                "%s is of another release and not used; write it again with python -m tools.calibrate", path
+            )
+            return None
         curves = {kind: PresenceCurve(**curve) for kind, curve in fields.pop("curves").items()}
         calibration = Calibration(curves=curves, **fields)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} is no calibration ({error}); write it again with python -m tools.calibrate"
         ) from error
-    found = folder_revision(Path(path).parent)
+    found = folder_revision(folder)
     if calibration.revision != found:
         logger.warning(
             "%s belongs to another version of the model (%s, found %s) and is not used; write it again with "

@@ -148,16 +148,18 @@ def print_results(results: SearchResults, save: Path | None, as_json: bool) -> N
 
 def ask_marks(results: SearchResults) -> tuple[list[str], list[str]]:
     """Ask which results are right and which are wrong, and return their names; an end of the input marks none."""
-    marks = []
+    marks: list[list[int]] = []
     for name in ("right", "wrong"):
+        left = [place for place in range(1, len(results) + 1) if not marks or place not in marks[0]]
         while True:
             print(f"numbers of {name} results (Enter: none): ", end="", file=sys.stderr, flush=True)
             places = sys.stdin.readline().replace(",", " ").split()
-            if all(place.isdecimal() and 1 <= int(place) <= len(results) for place in places):
+            if all(place.isdecimal() and int(place) in left for place in places):
                 break
-            print(f"expected numbers from 1 to {len(results)}, with blanks between them", file=sys.stderr)
-        marks.append([results[int(place) - 1].image_id for place in places])
-    return marks[0], marks[1]
+            print(f"expected some of {', '.join(map(str, left))}, with blanks between them", file=sys.stderr)
+        marks.append([int(place) for place in places])
+    right, wrong = ([results[place - 1].image_id for place in places] for places in marks)
+    return right, wrong
 
 
 def search(
@@ -185,7 +187,7 @@ def search(
 
     AND and NOT, in capitals, join clauses; ^2 behind one doubles its weight; quotes keep what is in them as it is.
     Each result shows how well it fits each clause: 0 is the gallery's average, 2 is rare, low is good under NOT.
-    If the model is calibrated, the answer also says how likely it is that somebody in the gallery fits at all.
+    If the model is calibrated, the answer also says how likely it is that the person is in the gallery at all.
 
     Examples:
       ivt search "a woman in a red coat with a black backpack" --gallery people.lance -k 10 --save sheet.png
@@ -198,10 +200,8 @@ def search(
     """
     if refine and as_json:
         raise typer.BadParameter("--refine asks in words; with --json, mark results by --right and --wrong")
-    asked, people = (
-        build_query(query, unwanted or [], image or [], weight or []),
-        Gallery(gallery, model, device=device),
-    )
+    asked = build_query(query, unwanted or [], image or [], weight or [])
+    people = Gallery(gallery, model, device=device)
     right, wrong = list(right or []), list(wrong or [])
     while True:
         results = people.search(asked, k, where, right=right, wrong=wrong, group_by=group_by)
@@ -212,7 +212,7 @@ def search(
         right, wrong = right + more_right, wrong + more_wrong
     if refine and right:
         print("marked right: " + ", ".join(right))
-    if not results or results.no_match:
+    elif not results or results.no_match:
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ part of the table before it is committed, so a task that is run twice because it
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from processing.image_processing_ivt import to_rgb
 
-from .embedding import embed_images
+from .embedding import embed_pixels
 from .models import ModelVersion, load_model
 from .store import Store, gallery_schema
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 RUNNERS = ("native", "ray")
 ROWS_PER_TASK = 2048  # on a cluster: what a lost machine loses, and the rows of a fragment
 CONNECTIONS = 64  # files read at a time
+# Daft has a thread per core; they read and decode at the same time, and take turns at these.
+_model_is_busy, _hashes_are_read = threading.Lock(), threading.Lock()
 SHIPPED_PACKAGES = ("corpora", "metric", "modeling_ivt", "processing", "retrieval")  # to the machines of a cluster
 
 CROP_SCHEMA = pa.schema(
@@ -91,7 +94,8 @@ def _known_hashes(store: Store, version: int) -> np.ndarray:
 
 
 def _are_known(hashes: Sequence[str | None], work: Work) -> list[bool]:
-    known = np.empty(0) if work.known_version is None else _known_hashes(work.store, work.known_version)
+    with _hashes_are_read:
+        known = np.empty(0) if work.known_version is None else _known_hashes(work.store, work.known_version)
     if not len(known):
         return [False] * len(hashes)
     wanted = np.array([digest or "" for digest in hashes], "S32")
@@ -112,7 +116,9 @@ def embed_files(files: Sequence[bytes | None], work: Work) -> pa.StructArray:
     vectors: list[np.ndarray | None] = [None] * len(files)
     if images:
         model, processor = load_model(work.model, work.device)
-        embeds = embed_images(model, processor, images, work.batch_size, progress=False, num_threads=1)
+        pixel_values = processor(images=images, return_tensors="pt")["pixel_values"]  # (B, 3, height, width)
+        with _model_is_busy:
+            embeds = embed_pixels(model, pixel_values).cpu()
         in_order = iter(embeds.numpy())
         vectors = [None if image is None else next(in_order) for image, _ in decoded]
     return pa.StructArray.from_arrays(
@@ -199,16 +205,15 @@ def _start_ray(address: str | None) -> None:
         root = Path(__file__).parents[1]
         packages = [str(root / name) for name in SHIPPED_PACKAGES]
         ray.init(address, runtime_env={"py_modules": packages}, log_to_driver=False)
-    with suppress(
-        daft.exceptions.DaftCoreException
-    ):  # what it says to a second runner; the caller looks which one there is
+    with suppress(daft.exceptions.DaftCoreException):  # it takes one runner only; the caller looks which it is
         daft.set_runner_ray(noop_if_initialized=True)
 
 
 def _files() -> "daft.Expression":
     """The bytes of a crop: those that it brings, else those of its file; null if the file cannot be read."""
     daft = load_daft()
-    downloaded = daft.functions.download(daft.col("uri"), on_error="null", max_connections=CONNECTIONS)
+    own_file = daft.functions.when(daft.col("image").is_null(), daft.col("uri"))
+    downloaded = daft.functions.download(own_file, on_error="null", max_connections=CONNECTIONS)
     return daft.functions.coalesce(daft.col("image"), downloaded)
 
 

@@ -214,7 +214,7 @@ class Gallery:
 
     def search(
         self,
-        query: str | Image.Image | Query,
+        query: str | Image.Image | os.PathLike[str] | Query,
         k: int = 10,
         where: str | None = None,
         *,
@@ -226,7 +226,7 @@ class Gallery:
 
         Args:
             query: a sentence; clauses in one text, such as `red coat AND black boots NOT backpack` (`queries.py` has
-                the grammar); a picture of the person; or a `Query` of words and pictures with weights.
+                the grammar); a picture of the person, or its `Path`; or a `Query` of words and pictures with weights.
             k: how many results.
             where: SQL condition on the columns, e.g. "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'".
             right: image ids of earlier results that show the person; the query moves towards them.

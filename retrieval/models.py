@@ -1,6 +1,7 @@
 """Models by name: a folder or a Hub name -> the model, its processor, and a revision that tells it from any other."""
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -113,6 +114,15 @@ def load_processor(checkpoint: str, revision: str | None = None) -> Any:
 
 
 @lru_cache(maxsize=2)
+def _load_model(version: ModelVersion, device: str | None) -> tuple[torch.nn.Module, Any]:
+    model = load_embedder(version.name, revision=hub_revision(version))
+    processor = load_processor(version.name, hub_revision(version))
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+
+
+_loading = threading.Lock()  # threads that want a model at the same time would each load it
+
+
 def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.nn.Module, Any]:
     """Load a model, ready to embed, and its processor; a process loads each version once.
 
@@ -120,6 +130,5 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
         version: what `find_version` gives.
         device: where to put the model; by default a GPU if there is one.
     """
-    model = load_embedder(version.name, revision=hub_revision(version))
-    processor = load_processor(version.name, hub_revision(version))
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+    with _loading:
+        return _load_model(version, device)

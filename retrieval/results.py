@@ -55,6 +55,7 @@ class Result(Picture):
     others: list[str] = field(default_factory=list)
 
 
+UNSURE = (0.4, 0.6)  # probabilities that say hardly more than the even odds before the search
 PICTURE_FIELDS = [entry.name for entry in fields(Picture)]
 ROW_FIELDS = [*PICTURE_FIELDS, "score"]  # of a result, what the row of the gallery says
 RESULT_FIELDS = [entry.name for entry in fields(Result)]
@@ -67,7 +68,7 @@ class SearchResults(Sequence[Result]):
         query: the query as a person would read it.
         results: what was found, best first.
         load_images: gives the pictures of image ids.
-        presence: probability that somebody in the gallery fits the query, if even odds are assumed beforehand; None
+        presence: probability that the person asked for is in the gallery, if even odds are assumed beforehand; None
             if the model has no calibration for such a query. In galleries much larger than those of the calibration
             (`gallery_sizes` in `calibration.json`) it is an extrapolation.
         no_match: whether that is so low that the answer is "no match".
@@ -120,8 +121,11 @@ class SearchResults(Sequence[Result]):
         """What the calibration says, a line or none."""
         if self.presence is None:
             return []
-        chance = f"somebody in the gallery fits with a probability of {100 * self.presence:.0f} %"
-        return [f"no match: {chance}; the closest are" if self.no_match else chance]
+        percent = min(max(100 * self.presence, 1), 99)  # it is never sure
+        chance = f"the person is in the gallery with a probability of {percent:.0f} %"
+        if self.no_match:
+            return [f"no match: {chance}; the closest are"]
+        return [f"too little to tell: {chance}" if UNSURE[0] < self.presence < UNSURE[1] else chance]
 
     def images(self) -> list[Image.Image]:
         """The pictures found, best first."""

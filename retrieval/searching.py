@@ -3,6 +3,7 @@
 Dimensions: R rows found, C clauses, D embedding width.
 """
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,8 +41,8 @@ GROUPINGS = ("track", "duplicate")
 SAMPLE_ROWS = 4096  # vectors that stand for a larger gallery: the error of a mean is 1 / 64 of the deviation
 
 
-def as_query(query: str | Image.Image | Query) -> Query:
-    """Read a text, take a picture as a query of one clause, and leave a query as it is.
+def as_query(query: str | Image.Image | os.PathLike[str] | Query) -> Query:
+    """Read a text, take a picture or its path as a query of one clause, and leave a query as it is.
 
     Raises:
         ValueError: if the text does not follow the grammar.
@@ -106,8 +107,8 @@ def search_gallery(
     curve = gallery.calibration and gallery.calibration.curves.get(query.kind)
     if curve and not (right or wrong):
         top_scores = torch.from_numpy(rows["score"].to_numpy()[:NUM_TOP].copy())[None]
-        size = torch.tensor([float(statistics.size)])
-        features = presence_features(top_scores, *statistics.of_scores(vector[None]), size)
+        counts = torch.tensor([statistics.size]), torch.tensor([query.num_words])
+        features = presence_features(top_scores, *statistics.of_scores(vector[None]), *counts)
         presence = float(curve(features))
         no_match = presence < curve.no_match_below
     results = _results(embedded, rows, groups[:k], statistics)

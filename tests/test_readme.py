@@ -35,6 +35,36 @@ def test_result_table_has_the_measured_figures(name):
     assert cells[4:8] == [f"{figure:.1f}" for figure in figures]
 
 
+def test_table_of_better_queries_has_the_measured_figures():
+    measured = json.loads((ROOT / "benchmarks/queries.json").read_text())["test"]
+    shown = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith("|")]
+    rows = {cells[0].strip(): [cell.strip() for cell in cells[2:]] for cells in shown}
+
+    def rank_and_precision(part: str, way: str) -> str:
+        return " / ".join(f"{measured[part][way][name]:.1f}" for name in ("R@1", "mAP"))
+
+    for query, part, plain, better in (
+        ("two clauses, AND", "clauses: 2 wanted", "plain sentence", "clauses"),
+        ("one clause and one under NOT", "clauses: 1 wanted, 1 under NOT", "plain sentence", "clauses"),
+        ("two clauses and two under NOT", "clauses: 2 wanted, 2 under NOT", "plain sentence", "clauses"),
+        ("a caption and another picture of the person", "words and pictures", "words", "words AND picture^1"),
+    ):
+        assert rows[query] == [rank_and_precision(part, plain), rank_and_precision(part, better)]
+    feedback, copies = measured["feedback, ten pictures a round"], measured["near-duplicates"]
+    ways = "plain query, next pages", "feedback"
+    assert rows["pictures of the person among the first 20, ten marked"] == [
+        f"{feedback[way]['pictures@20']:.1f}" for way in ways
+    ]
+    assert rows["different pictures among the first ten, copies in the gallery"] == [
+        f"{copies[way]['different']:.1f}" for way in ("plain query", "grouped")
+    ]
+    presence = [measured["person in the gallery or not"][kind] for kind in ("text", "image", "mixed")]
+    areas = "; ".join(f"{100 * rates['AUROC']:.1f}" for rates in presence)
+    detected = "; ".join(f"{rates['detection at 10 %']:.1f}" for rates in presence)
+    assert rows["is the person in the gallery? caption; picture; both"] == ["–", areas]
+    assert rows["the same, at 10 % false alarms"] == ["–", detected]
+
+
 @pytest.mark.parametrize(
     "name", re.findall(r"^([\w./]+?)/?(?:, | {2,})", README.split("## The house")[1], re.MULTILINE)
 )

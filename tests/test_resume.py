@@ -7,7 +7,8 @@ import json
 import multiprocessing
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+import socket
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train_tiny import train_until_killed, train_with_small_disk
+from corpora.sharded import write_shards
+from train_tiny import load_tiny, train_streamed, train_until_killed, train_with_small_disk
 from training.checkpoints import find_checkpoints
 from training.files import find_damage
 
@@ -82,6 +84,7 @@ KILLS = [
     ("os.rename", "run.json.new", 1),  # while resuming from it
     ("shutil.rmtree", "checkpoints/step-00000002", 1),  # while it is deleted for the one of step 4
     ("batch", "", 1),
+    ("shutil.rmtree", "checkpoints/step-00000004", 1),  # when the one of step 7, the last, is there
     ("os.rename", "final.new", 1),
     ("open", "best/config.json", 1),  # in the test
     ("os.rename", "final/run.json.new", 1),  # results are written at one place and not at the other
@@ -132,3 +135,38 @@ def test_run_with_a_spoilt_checkpoint_goes_on_from_the_one_before(start, cache, 
     start(train_until_killed, run, cache)
     assert_equal_runs(run, whole)
     assert (run / "checkpoints/step-00000004.damaged").is_dir()
+
+
+# ---- streaming
+
+
+def free_port() -> int:
+    with socket.socket() as meeting:
+        meeting.bind(("127.0.0.1", 0))
+        return meeting.getsockname()[1]
+
+
+def test_streamed_run_of_two_processes_goes_on_after_a_kill(start, cache, tmp_path):
+    write_shards(load_tiny(str(cache), "train"), tmp_path / "shards", "train", rows_per_shard=5)
+
+    def train_both(folder: Path, num_batches: int) -> list[Exception | None]:
+        port = free_port()
+        with ThreadPoolExecutor(2) as pool:
+            runs = [
+                pool.submit(start, train_streamed, folder, tmp_path / "shards", rank, port, num_batches)
+                for rank in range(2)
+            ]
+            return [run.exception() for run in runs]
+
+    assert train_both(tmp_path / "whole", 1000) == [None, None]
+    assert all(isinstance(error, BrokenProcessPool) for error in train_both(tmp_path / "broken", 5))
+    assert [path.name for path in find_checkpoints(tmp_path / "broken")] == ["step-00000003", "step-00000004"]
+    assert train_both(tmp_path / "broken", 1000) == [None, None]
+    runs = [load_file(tmp_path / name / "final/model.safetensors") for name in ("whole", "broken")]
+    assert all(torch.equal(weight, runs[1][name]) for name, weight in runs[0].items())
+    metrics = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "broken")
+    ]
+    losses = [[(line["step"], line["loss"]) for line in lines if "loss" in line] for lines in metrics]
+    assert losses[0] == losses[1] and len(losses[0]) == 7

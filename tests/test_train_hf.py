@@ -409,3 +409,12 @@ def test_model_and_tokenizer_that_do_not_fit_are_refused(tmp_path):
         run(tmp_path / "run", max_text_tokens=200)
     with pytest.raises(ValueError, match="tokenizer 'no/where' is no folder"):
         run(tmp_path / "run", tokenizer="no/where")
+
+
+def test_shards_without_a_test_split_are_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="no shards of split 'test'.* or pass --test_at_end no"):
+        train_hf.load_data(RunPaths(corpus_root=str(tmp_path)), Recipe(corpus="shards", streaming=True))
+    with pytest.raises(ValueError, match="streaming reads shards, corpus is 'rstpreid'.*tools.shard rstpreid FOLDER"):
+        Recipe(corpus="rstpreid", streaming=True)
+    with pytest.raises(ValueError, match="cache_images needs all pairs in memory"):
+        Recipe(corpus="shards", streaming=True, cache_images=True)

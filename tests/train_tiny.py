@@ -101,6 +101,23 @@ def train_with_small_disk(output_dir: str, corpus_cache: str, max_bytes: int) ->
     train_until_killed(output_dir, corpus_cache)
 
 
+def train_streamed(output_dir: str, shards: str, rank: int, port: int, num_batches: int) -> None:
+    """Train 7 steps as one of two processes, on pairs that are streamed; die before a batch after so many."""
+    meeting = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in (meeting | {"RANK": rank, "LOCAL_RANK": rank}).items()})
+    train_on_batch, numbers = train_hf.train_on_batch, itertools.count()
+
+    def train_or_die(*arguments: Any) -> torch.Tensor:
+        if next(numbers) == num_batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train_on_batch(*arguments)
+
+    train_hf.train_on_batch = train_or_die
+    settings = {"corpus": "shards", "streaming": True, "stream_buffer": 32, "test_at_end": False}
+    settings |= {"batch_size": 4, "optimizer": "adamw", "max_steps": 7, "save_steps": 2}
+    train_sentences(output_dir, shards, True, settings, {})
+
+
 def main(output_dir: str, corpus_cache: str, settings: str, resume: str = "") -> None:
     """Train without anything random."""
     if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):

@@ -22,11 +22,12 @@ from torch import nn
 from corpora import load_corpus
 from corpora.captions import COLOUR_WORDS
 from corpora.people import PARTS
-from retrieval.attention import DEFAULT_METHOD, encode_texts, pixel_maps
+from retrieval.attention import DEFAULT_METHOD, encode_texts, in_best_colour, pixel_maps
 from retrieval.models import DEFAULT_MODEL, find_version, load_model
 from retrieval.overlays import Overlay, draw_rows
 
 NUM_PEOPLE = {"words": 10, "baseline": 6}
+CAPTION_METHOD = "gradient"  # the best for models that never met the token-wise loss, such as the baseline
 # word, part, and whether the part of a person may be called so
 WORDS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
     ("backpack", "bag", lambda bag: bag["kind"] == "backpack"),
@@ -66,25 +67,29 @@ def titled(overlays: Sequence[Overlay], titles: Sequence[str]) -> list[Overlay]:
 
 
 def word_rows(model: nn.Module, processor: Any, rows: Dataset) -> list[tuple[str, list[Overlay]]]:
-    """Each word for ten people: alone, and with the colour that it has on each of them."""
+    """Each word for ten people: in the colour that the model finds likeliest, and in the one it has on each."""
     sheet = []
     for word, part, fits in WORDS:
         people = rows.select(first_people(rows, part, fits, NUM_PEOPLE["words"]))
+        pixel_values = processor(images=people["image"][:], return_tensors="pt")["pixel_values"].to(model.device)
+        likeliest = [texts[0] for texts in in_best_colour(model, processor, pixel_values, [[word]] * len(people))]
         colours = [json.loads(attributes)["person"][part]["colour"] for attributes in people["attributes"][:]]
-        texts = [f"{COLOUR_WORDS.get(colour, (colour,))[0]} {word}" for colour in colours]
-        alone = overlays(model, processor, people, [word] * len(people), DEFAULT_METHOD, part)
-        coloured = overlays(model, processor, people, texts, DEFAULT_METHOD, part)
-        sheet.append((f"“{word}”", alone))
-        sheet.append((f"“{word}” with the colour it has on each", titled(coloured, texts)))
+        true = [f"{COLOUR_WORDS.get(colour, (colour,))[0]} {word}" for colour in colours]
+        for how, texts in (
+            ("asked for in every colour, the likeliest shown", likeliest),
+            ("in its true colour", true),
+        ):
+            drawn = overlays(model, processor, people, texts, DEFAULT_METHOD, part)
+            sheet.append((f"“{word}”, {how}", titled(drawn, texts)))
     return sheet
 
 
 def baseline_rows(models: dict[str, tuple[nn.Module, Any]], rows: Dataset) -> list[tuple[str, list[Overlay]]]:
-    """[CLS] attention and the default method's map of the whole caption, each with every model."""
+    """[CLS] attention and the whole caption's map, each with every model."""
     people = rows.select(first_people(rows, "upper", lambda garment: True, NUM_PEOPLE["baseline"]))
     captions = [captions[0] for captions in people["captions"][:]]
     sheet = []
-    for method, looked in (("cls", "where it looks in general"), (DEFAULT_METHOD, "for the caption")):
+    for method, looked in (("cls", "where it looks in general"), (CAPTION_METHOD, "for the caption")):
         for name, (model, processor) in models.items():
             sheet.append((f"{name}: {looked}", overlays(model, processor, people, captions, method)))
     title, first = sheet[0]

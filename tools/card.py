@@ -28,6 +28,8 @@ METRICS = {  # name in our json files -> type in the Hub's metadata
     "mAP": "mean_average_precision",
     "mINP": "mean_inverse_negative_penalty",
 }
+STANDARD = "standard"  # the corpora's own protocol
+EVALUATION_KEYS = {"corpus", "split", "num_people", "average_precision", "device", "dtype"}
 DRAWN_ONLY = """\
 These weights know drawn people only, as a demonstration and for tests: they do not work on photographs, and no figure
 above says anything about photographs.\
@@ -55,6 +57,11 @@ class Facts:
     hub_datasets: dict[str, str] = field(default_factory=dict)
     licence: str | None = None
     has_curves: bool = False
+
+    @property
+    def official(self) -> list[dict[str, Any]]:
+        """The evaluations by the corpora's own protocol, whose figures compare with those of others."""
+        return [evaluation for evaluation in self.evaluations if evaluation.get("protocol", STANDARD) == STANDARD]
 
     @property
     def corpus(self) -> str | None:
@@ -107,7 +114,9 @@ def read_evaluation(path: Path, revision: str) -> dict[str, Any]:
     """
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        complete = all(METRICS.keys() <= evaluation[direction].keys() for direction in DIRECTIONS)
+        directions = [*DIRECTIONS] if evaluation.get("protocol", STANDARD) == STANDARD else ["text_to_image"]
+        figures = [evaluation[direction].keys() for direction in directions]
+        complete = EVALUATION_KEYS <= evaluation.keys() and all(METRICS.keys() <= names for names in figures)
     except (ValueError, KeyError, TypeError, AttributeError):
         complete = False
     if not complete:
@@ -120,27 +129,35 @@ def read_evaluation(path: Path, revision: str) -> dict[str, Any]:
     return evaluation
 
 
+def noted(settings: dict[str, Any]) -> str:
+    """What to say of figures that do not follow the corpora's own protocol."""
+    protocol = settings.get("protocol", STANDARD)
+    return "" if protocol == STANDARD else f", {protocol} protocol"
+
+
 def measured(facts: Facts) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """All that was measured, as (which weights, corpus and split, metrics by direction)."""
     for evaluation in facts.evaluations:
-        yield "these", f"{evaluation['corpus']}, {evaluation['split']}", evaluation
-    results = facts.run.get("results") or {}
+        yield "these", f"{evaluation['corpus']}, {evaluation['split']}{noted(evaluation)}", evaluation
+    results, note = facts.run.get("results") or {}, noted(facts.run.get("recipe") or {})
     test = results.get("test") or {}
     for name, where, metrics in (
         ("best of the run", "validation", results.get("validation")),
         ("best of the run", "test", test.get("best")),
         ("last of the run", "test", test.get("final")),
     ):
-        if metrics and metrics.keys() >= DIRECTIONS.keys():
-            yield name, f"{facts.corpus}, {where}" if facts.corpus else where, metrics
+        if metrics:
+            yield name, (f"{facts.corpus}, {where}" if facts.corpus else where) + note, metrics
 
 
 def results_table(facts: Facts) -> str:
     """Results and how they were measured, as Markdown; empty if there are none."""
     rows = []
     for weights, where, metrics in measured(facts):
-        sizes = {direction: metrics[direction].get("num_queries") for direction in DIRECTIONS}
+        sizes = {direction: metrics.get(direction, {}).get("num_queries") for direction in DIRECTIONS}
         for direction, gallery in zip(DIRECTIONS, reversed(DIRECTIONS), strict=True):
+            if direction not in metrics:
+                continue
             size = f"{sizes[direction]:,} / {sizes[gallery]:,}" if all(sizes.values()) else ""
             found = [metrics[direction].get(name) for name in METRICS]
             figures = " | ".join("" if figure is None else f"{figure:.1f}" for figure in found)
@@ -227,8 +244,9 @@ def model_index(facts: Facts) -> list[EvalResult]:
             metric_type=kind,
             metric_name=name,
             metric_value=round(evaluation[direction][name], 2),
+            metric_args={"average_precision": evaluation["average_precision"]} if name == "mAP" else None,
         )
-        for evaluation in facts.evaluations
+        for evaluation in facts.official
         for direction in DIRECTIONS
         for name, kind in METRICS.items()
     ]
@@ -237,7 +255,7 @@ def model_index(facts: Facts) -> list[EvalResult]:
 def eval_results(facts: Facts) -> dict[str, str]:
     """The files of `.eval_results`, name -> yaml; they speak of datasets on the Hub, so of no other corpus."""
     files = {}
-    for evaluation in facts.evaluations:
+    for evaluation in facts.official:
         dataset = facts.hub_datasets.get(evaluation["corpus"])
         if dataset:
             notes = f"{evaluation['split']} split, in percent, average precision {evaluation['average_precision']}"
@@ -296,7 +314,7 @@ def fill_card(template: str, repo_id: str, tag: str, facts: Facts, examples: lis
         card.data[key] = value
     if facts.corpus in facts.hub_datasets:
         card.data["datasets"] = [facts.hub_datasets[facts.corpus]]
-    if facts.evaluations:
+    if facts.official:
         card.data["model_name"], card.data["eval_results"] = name, model_index(facts)
     labels = ", ".join(example.label for example in examples)
     card.data["widget"] = [

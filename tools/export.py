@@ -8,16 +8,15 @@ give the embeddings of `get_image_features` and `get_text_features`; they need n
 `modeling_ivt.exported` puts these two methods in front of them, and everything here that embeds takes the folder like
 a checkpoint: `python evaluate_hf.py OUTPUT_DIR …`, `ivt index … --model OUTPUT_DIR`.
 
-`--int8` quantises by the libraries' own means. ONNX Runtime: int8 weights per channel, activations quantised as they
-come, no data needed. OpenVINO: weights and activations by NNCF, whose ranges are those of 300 images and captions of a
-corpus, which should be like what the model will see. What it costs: `python -m benchmarks.export`.
+`--int8` quantises weights and activations with NNCF, OpenVINO's tool, which writes both formats. The ranges of the
+activations are those of 300 images and captions of a corpus, which should be like what the model will see. What an
+export costs in accuracy and wins in speed: `docs/export.md`.
 """
 
 import argparse
 import json
 import logging
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,12 +36,11 @@ from corpora import CORPORA, SPLITS, load_corpus
 from modeling_ivt import IVTModel
 from modeling_ivt.checkpoints import load_checkpoint
 from modeling_ivt.exported import EXPORT_FILE, IMAGE_ENCODER, SUFFIXES, TEXT_ENCODER, ExportedIVTModel
-from retrieval.models import load_processor
+from retrieval.models import find_version, load_processor
 
 from .new_folder import check_output, new_folder
 
-FORMATS = tuple(SUFFIXES)
-PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino", "nncf")}
+PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}
 NUM_CALIBRATION_ROWS = 300
 TOLERANCE = 1e-4  # largest difference of a float32 export from PyTorch in a number of the unit-length embeddings
 
@@ -115,8 +113,10 @@ def calibration_inputs(processor: Any, corpus: str, root: str | None, split: str
     return {IMAGE_ENCODER: images, TEXT_ENCODER: texts}
 
 
-def write_onnx(graph: Graph, path: Path, int8: bool) -> None:
-    """Trace an encoder and write it as ONNX, with int8 weights of the matrix multiplications if asked to."""
+def write_onnx(graph: Graph, path: Path, calibration: list[dict[str, np.ndarray]] | None) -> None:
+    """Trace an encoder and write it as ONNX, in int8 if there are inputs to find the ranges of numbers with."""
+    import onnx
+
     program = torch.onnx.export(
         graph.encoder,
         kwargs=graph.inputs,
@@ -125,22 +125,16 @@ def write_onnx(graph: Graph, path: Path, int8: bool) -> None:
         dynamo=True,
         verbose=False,
     )
-    if not int8:
-        return program.save(path)
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    with tempfile.TemporaryDirectory() as folder:
-        floats, prepared = Path(folder) / "floats.onnx", Path(folder) / "prepared.onnx"
-        program.save(floats)
-        quant_pre_process(floats, prepared)
-        quantize_dynamic(
-            prepared,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in whose source files the operation was called
+    if calibration is None:
+        program.save(path)
+        return
+    model = program.model_proto
+    weights = {weight.name for weight in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    attention = [node.name for node in products if weights.isdisjoint(node.input)]
+    onnx.save(quantise(model, calibration, names=attention), path)
 
 
 def write_openvino(graph: Graph, path: Path, calibration: list[dict[str, np.ndarray]] | None) -> None:
@@ -156,12 +150,19 @@ def write_openvino(graph: Graph, path: Path, calibration: list[dict[str, np.ndar
     model.reshape(shapes)
     model.output(0).get_tensor().set_names({"embeds"})
     if calibration is not None:
-        model = quantise_openvino(model, calibration)
+        model = quantise(model, calibration, types=["ScaledDotProductAttention"])
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def quantise_openvino(model: Any, calibration: list[dict[str, np.ndarray]]) -> Any:
-    """Quantise weights and activations of an OpenVINO model with NNCF."""
+def quantise(model: Any, calibration: list[dict[str, np.ndarray]], **attention: list[str]) -> Any:
+    """Quantise weights and activations of an ONNX or OpenVINO model with NNCF.
+
+    Args:
+        model: what the library of the format loads.
+        calibration: inputs by name, one sample each.
+        **attention: the products of activations with activations, as `nncf.IgnoredScope` takes them. They stay in
+            floats: they are a small part of the work, and most of what int8 costs in accuracy.
+    """
     import nncf
 
     nncf.set_log_level(logging.ERROR)
@@ -170,9 +171,11 @@ def quantise_openvino(model: Any, calibration: list[dict[str, np.ndarray]]) -> A
         nncf.Dataset(calibration),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(calibration),
-        # OpenVINO's attention runs in floats anyway; with quantised inputs it was no faster and much less exact
-        ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"], validate=False),
+        ignored_scope=nncf.IgnoredScope(**attention),
     )
+
+
+WRITERS = {"onnx": write_onnx, "openvino": write_openvino}
 
 
 @contextmanager
@@ -190,7 +193,9 @@ def silent_tracing() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def compare(graph: Graph, exported: ExportedIVTModel, calibration: list[dict[str, np.ndarray]] | None) -> torch.Tensor:
+def difference_of(
+    graph: Graph, exported: ExportedIVTModel, calibration: list[dict[str, np.ndarray]] | None
+) -> torch.Tensor:
     """Embed with the graph and with PyTorch, and return the largest difference in the unit-length embeddings."""
     batches = [graph.inputs]
     if calibration is not None:  # the ranges of an int8 graph are not those of noise
@@ -201,6 +206,16 @@ def compare(graph: Graph, exported: ExportedIVTModel, calibration: list[dict[str
         for batch in batches
     ]
     return torch.cat(differences).abs().max()
+
+
+def check_packages(format: str, int8: bool) -> tuple[str, ...]:
+    """The packages a format needs; raises ImportError if one is not installed."""
+    packages = (*PACKAGES[format], "nncf") if int8 else PACKAGES[format]
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise ImportError(
+            f"exporting for {format} needs {', '.join(missing)}: pip install 'ivt-person-retrieval[export]'"
+        )
+    return packages
 
 
 def export(
@@ -219,7 +234,7 @@ def export(
         output_dir: new or empty folder.
         format: "onnx" or "openvino".
         int8: quantise.
-        corpus: what to find the ranges of an int8 export for OpenVINO with.
+        corpus: where to find the ranges of the activations, if `int8`.
         corpus_root: its folder.
         split: its split.
 
@@ -228,48 +243,37 @@ def export(
             then.
         ImportError: if the libraries of the format are not installed.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
-    missing = [package for package in PACKAGES[format] if find_spec(package) is None]
-    if missing:
-        raise ImportError(
-            f"exporting for {format} needs {', '.join(missing)}: pip install 'ivt-person-retrieval[export]'"
-        )
+    if format not in WRITERS:
+        raise ValueError(f"format is {format!r}, expected one of {', '.join(WRITERS)}")
+    packages = check_packages(format, int8)
     output_dir = check_output(output_dir)
-    model = load_checkpoint(checkpoint, dtype=torch.float32).eval()
-    processor = load_processor(checkpoint)
-    calibration: dict[str, list[dict[str, np.ndarray]]] = {}
-    if int8 and format == "openvino":
-        calibration = calibration_inputs(processor, corpus, corpus_root, split)
+    model, processor = load_checkpoint(checkpoint, dtype=torch.float32).eval(), load_processor(checkpoint)
+    calibration = calibration_inputs(processor, corpus, corpus_root, split) if int8 else {}
+    graphs = graphs_of(model)
     with new_folder(output_dir) as folder:
-        graphs = graphs_of(model)
         for graph in graphs:
-            path = folder / (graph.name + SUFFIXES[format])
             with silent_tracing():
-                if format == "onnx":
-                    write_onnx(graph, path, int8)
-                else:
-                    write_openvino(graph, path, calibration.get(graph.name))
+                WRITERS[format](graph, folder / (graph.name + SUFFIXES[format]), calibration.get(graph.name))
         model.config.auto_map = None  # there are no weights for AutoModel in the folder
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
         about = {
             "format": format,
             "int8": int8,
-            "checkpoint": checkpoint,
-            "revision": getattr(model.config, "_commit_hash", None),
-            "calibration": f"{corpus} {split}" if calibration else None,
-            "versions": {package: version(package) for package in ("torch", "transformers", *PACKAGES[format])},
+            "checkpoint": Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint,
+            "revision": find_version(checkpoint).revision,
+            "calibration": f"{corpus} {split}" if int8 else None,
+            "versions": {package: version(package) for package in ("torch", "transformers", *packages)},
         }
         (folder / EXPORT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         exported = ExportedIVTModel.from_pretrained(folder)
         for graph in graphs:
-            difference = compare(graph, exported, calibration.get(graph.name))
-            size = sum(file.stat().st_size for file in folder.glob(f"{graph.name}.*")) / 1e6
+            difference = difference_of(graph, exported, calibration.get(graph.name))
             differs = f"differs from PyTorch by at most {difference:.1e} in unit-length embeddings"
-            print(f"{graph.name}: {size:.1f} MB, {differs}")
             if not int8 and not difference <= TOLERANCE:
                 raise ValueError(f"{graph.name} {differs}, expected at most {TOLERANCE}")
+            size = sum(file.stat().st_size for file in folder.glob(f"{graph.name}.*")) / 1e6
+            print(f"{graph.name}: {size:.1f} MB, {differs}")
     print(f"saved in {output_dir}")
 
 
@@ -284,9 +288,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="OUTPUT_DIR",
         help="new or empty folder (default: the checkpoint's name with the format behind it, here)",
     )
-    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--format", required=True, choices=WRITERS)
     parser.add_argument("--int8", action="store_true", help="quantise to 8-bit integers")
-    parser.add_argument("--corpus", default="synthetic", choices=CORPORA, help="for openvino --int8: typical inputs")
+    parser.add_argument(
+        "--corpus", default="synthetic", choices=CORPORA, help="where --int8 finds the ranges of the activations"
+    )
     parser.add_argument("--corpus_root", help="its official folder (synthetic: a folder to cache it in)")
     parser.add_argument("--split", default="val", choices=SPLITS)
     options = vars(parser.parse_args(arguments))

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from transformers.utils.logging import disable_progress_bar
 from corpora.hub import open_folder, upload_repository
 from corpora.synthetic import load_synthetic
 from modeling_ivt.checkpoints import load_checkpoint
-from retrieval.models import DEFAULT_MODEL, find_version, load_processor
+from retrieval.calibration import load_calibration
+from retrieval.models import DEFAULT_MODEL, find_version, folder_revision, load_processor
 from tools.card import Example, Facts, eval_results, fill_card, read_evaluation, read_run
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +84,8 @@ def build_model(
 
     Args:
         folder: an empty folder.
-        checkpoint: folder or Hub name of a model with its processor; `run.json` and `curves.png` in it go with it.
+        checkpoint: folder or Hub name of a model with its processor; `calibration.json`, `run.json` and `curves.png`
+            go with it.
         repo_id: ORG/NAME on the Hub.
         tag: name of this version.
         evaluations: files of `evaluate_hf.py --output` about this checkpoint.
@@ -92,16 +95,19 @@ def build_model(
     Raises:
         ValueError: if the checkpoint is not whole, an evaluation is about other weights, or the licence is not known.
     """
-    source = Path(checkpoint)
+    source, version = Path(checkpoint), find_version(checkpoint)
     facts = Facts(
         run=read_run(source),
-        evaluations=[read_evaluation(path, find_version(checkpoint).revision) for path in evaluations],
+        evaluations=[read_evaluation(path, version.revision) for path in evaluations],
         hub_datasets=hub_datasets or {},
         licence=licence,
         has_curves=(source / "curves.png").is_file(),
     )
     load_checkpoint(checkpoint).save_pretrained(folder)
     load_processor(checkpoint).save_pretrained(folder)
+    calibration = load_calibration(version)
+    if calibration:  # saved anew the files are others, and the embeddings the same
+        replace(calibration, revision=folder_revision(folder)).save(folder)
     for file in (ROOT / "serving").glob("*.*"):
         shutil.copy(file, folder)
     for name in ("run.json", "curves.png"):

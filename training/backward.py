@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import nn
 
 from .objectives import Embeddings
@@ -31,9 +30,6 @@ def backward(
 
     Returns:
         The loss without a graph, the same on all processes.
-
-    Raises:
-        ValueError: for chunks with FSDP or DeepSpeed.
     """
     if chunk_size is None:
         loss = objective(batch)
@@ -46,11 +42,6 @@ def backward(
 def _cached_backward(
     accelerator: Accelerator, objective: nn.Module, batch: dict[str, Any], chunk_size: int
 ) -> torch.Tensor:
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"cached_chunk embeds outside of the wrapped model, which {accelerator.distributed_type} does not allow; "
-            "use DDP or gradient_checkpointing"
-        )
     whole = accelerator.unwrap_model(objective)
     chunks = [slice(start, start + chunk_size) for start in range(0, len(batch["image_ids"]), chunk_size)]
     seed = int(torch.randint(2**62, ()))  # with it both passes hide the same tokens and drop the same numbers

@@ -117,6 +117,12 @@ def best_is_saved(accelerator: Accelerator, output_dir: Path, progress: Progress
     return broadcast_object_list([record and record["results"]["validation"]["step"] == progress.best_step])[0]
 
 
+def delete_old_checkpoints(output_dir: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep`."""
+    for old in find_checkpoints(output_dir)[:-keep]:
+        shutil.rmtree(old)
+
+
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, keep: int) -> None:
     """Save all that `--resume` needs; a checkpoint that bears its final name is complete, older ones go afterwards."""
     new = output_dir / "checkpoints" / "unfinished"
@@ -131,8 +137,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, keep:
             write_manifest(new)
             replace_folder(new, checkpoint)
     if accelerator.is_main_process:
-        for old in find_checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(old)
+        delete_old_checkpoints(output_dir, keep)
     accelerator.wait_for_everyone()
 
 
@@ -160,7 +165,7 @@ def newest_whole_checkpoint(output_dir: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def resume(accelerator: Accelerator, output_dir: Path, progress: Progress) -> None:
+def resume(accelerator: Accelerator, output_dir: Path, progress: Progress, keep: int) -> None:
     """Load the newest checkpoint that is whole; a run that was killed before its first one starts anew.
 
     Raises:
@@ -177,6 +182,8 @@ def resume(accelerator: Accelerator, output_dir: Path, progress: Progress) -> No
             f"{checkpoint} was saved by {progress.num_processes} processes, these are "
             f"{accelerator.num_processes}; resume with as many, or start anew with --init {output_dir / 'best'}"
         )
+    if accelerator.is_main_process:
+        delete_old_checkpoints(output_dir, keep)  # a kill may have come before
     accelerator.print(f"resuming from {checkpoint}")
 
 

@@ -34,6 +34,11 @@ def build_accelerator(paths: RunPaths, recipe: Recipe) -> Accelerator:
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError("FSDP version 1 is not supported; set fsdp_version: 2, as in recipes/accelerate/fsdp.yaml")
+    if recipe.cached_chunk and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"cached_chunk embeds outside of the wrapped model, which {accelerator.distributed_type} does not allow; "
+            "use DDP or gradient_checkpointing"
+        )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         configure_deepspeed(accelerator.deepspeed_plugin.deepspeed_config, recipe)
     return accelerator

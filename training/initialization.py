@@ -55,7 +55,7 @@ def check_sizes(source: Source, config: IVTConfig) -> None:
         source.notes.append(f"the first {config.num_hidden_layers} of {source.depth} blocks")
     told = {"hidden_act": source.config.get("hidden_act", config.hidden_act)}
     if source.kind == "ViT":
-        heads = source.config.get("num_attention_heads", source.config.get("model_args", {}).get("num_heads"))
+        heads = source.config.get("num_attention_heads", (source.config.get("model_args") or {}).get("num_heads"))
         if heads is None:
             source.notes.append(f"its files do not tell its attention heads, taken for {config.num_attention_heads}")
         patches = source.tensors[source.keys_of("image_embeddings.patch_embeddings.weight")[0]]

@@ -142,6 +142,16 @@ class Objective(nn.Module):
         """The model that validation, `best` and `final` use: the average of the weights where there is one."""
         return self.model if self.average is None else self.average
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie, as embedding asks any model."""
+        return self.evaluated_model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, likewise."""
+        return self.evaluated_model.dtype
+
     def get_image_features(self, *args: Any, **kwargs: Any) -> Any:
         """Those of the evaluated model: sharded weights are put together for the methods of what was sharded."""
         return self.evaluated_model.get_image_features(*args, **kwargs)

@@ -181,7 +181,7 @@ class Recipe:
         if self.streaming:
             self._check_streaming()
         counts = ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups")
-        for name in (*counts, "cached_chunk", "pairs_per_person"):
+        for name in (*counts, "cached_chunk", "pairs_per_person", "stream_buffer"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         weights = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight")

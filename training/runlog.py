@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from .checkpoints import Progress, saving
-from .files import write_text
+from .files import flush_to_disk, write_text
 from .record import SHOWN, write_record
 
 
@@ -40,19 +40,21 @@ class RunLog:
         self.folder, self.record, self.track = folder, record, track
         self.path = folder / "metrics.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if progress.step and self.path.exists() else []
-        records = (json.loads(line) for line in lines if line.endswith("\n"))  # a kill may have cut the last one short
+        written = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
         # what an interrupted run wrote after its last checkpoint is about to be done again
-        self.records = [record for record in records if record["step"] <= progress.step]
+        self.records = [line for line in written if line["step"] <= progress.step]
         with saving(self.path, folder):
-            write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.records))
             self.update_record(progress)
         self.bar = tqdm(total=total_steps, initial=progress.step, unit="step", desc="training", dynamic_ncols=True)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line to the metrics."""
         self.records.append(record)
-        with saving(self.path, self.folder), self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with saving(self.path, self.folder):
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            flush_to_disk(self.path)  # what a checkpoint counts as done is also written here
 
     def advance(self, step: int, done: float) -> None:
         """Move the bar on; `done` is the share of the run that is over, whether steps or minutes end it."""

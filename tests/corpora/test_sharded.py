@@ -251,6 +251,14 @@ def test_files_that_were_cut_short_are_named(tmp_path, rows, extension):
         ShardedRows(tmp_path, "train")
 
 
+def write_samples(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
 @pytest.mark.parametrize(
     "files, message",
     [
@@ -259,13 +267,20 @@ def test_files_that_were_cut_short_are_named(tmp_path, rows, extension):
     ],
 )
 def test_webdataset_samples_that_are_not_whole_are_named(tmp_path, files, message):
-    with tarfile.open(tmp_path / "train-00000-of-00001.tar", "w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    write_samples(tmp_path / "train-00000-of-00001.tar", files)
     with pytest.raises(ValueError, match=message):
         ShardedRows(tmp_path, "train")
+
+
+def test_webdataset_samples_may_lie_in_folders_and_have_other_files(tmp_path):
+    files = {}
+    for number in range(2):
+        row = {"image_id": f"{number}", "person_id": number, "captions": ["a man"]}
+        files |= {f"v1.0/{number}.JPG": encoded(number), f"v1.0/{number}.cls": b"3"}
+        files[f"v1.0/{number}.json"] = json.dumps(row).encode()
+    write_samples(tmp_path / "train-00000-of-00001.tar", files)
+    found = list(ShardedRows(tmp_path, "train"))
+    assert [(row["image_id"], row["image"]["bytes"]) for row in found] == [("0", encoded(0)), ("1", encoded(1))]
 
 
 def test_rows_beyond_the_end_are_an_index_error(tmp_path, rows):

@@ -4,6 +4,7 @@ The tiny model looks at 48 x 24 pixels in 7 rows x 3 columns of overlapping patc
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from retrieval.attention import (
     METHODS,
     TEXT_FREE_METHODS,
     TOKEN_TEMPERATURE,
+    WORD_TEMPERATURE,
     Texts,
     _window_starts,
     encode_texts,
@@ -137,7 +139,7 @@ def test_gradient_is_what_the_cosine_gains_by_scaling_a_weight(
     assert (expected > 0).any()
 
 
-def test_tokenwise_is_the_mean_over_words_of_a_softmax_over_patches(
+def test_tokenwise_is_a_mean_over_words_that_stand_out_of_a_softmax_over_patches(
     tiny_model: IVTModel, processor: IVTProcessor, pixel_values: torch.Tensor, texts: Texts
 ) -> None:
     maps = patch_maps(tiny_model, pixel_values, texts, "tokenwise")
@@ -145,11 +147,20 @@ def test_tokenwise_is_the_mean_over_words_of_a_softmax_over_patches(
     tokens = processor(text="a red backpack", return_tensors="pt")["input_ids"]  # [CLS] a red back ##pack [SEP]
     words = tiny_model.get_text_features(tokens).last_hidden_state[0, 1:-1]
     assert len(words) == 4
-    expected = torch.zeros(ROWS * COLUMNS)
+    total, weights = torch.zeros(ROWS * COLUMNS), 0.0
     for word in words:
-        powers = torch.exp(torch.cosine_similarity(patches, word[None]) / TOKEN_TEMPERATURE)
-        expected += powers / powers.sum() / 4
-    torch.testing.assert_close(maps[0, 0].flatten(), expected)
+        similar = torch.cosine_similarity(patches, word[None])
+        powers = torch.exp(similar / TOKEN_TEMPERATURE)
+        weight = math.exp((similar.max().item() - similar.mean().item()) / WORD_TEMPERATURE)
+        total, weights = total + weight * powers / powers.sum(), weights + weight
+    torch.testing.assert_close(maps[0, 0].flatten(), total / weights, rtol=1e-4, atol=1e-7)
+
+
+def test_unknown_words_have_a_map_too(
+    tiny_model: IVTModel, processor: IVTProcessor, pixel_values: torch.Tensor
+) -> None:
+    texts = encode_texts(tiny_model, processor, [["xyz"], ["hat"]])
+    assert patch_maps(tiny_model, pixel_values, texts, "tokenwise").isfinite().all()
 
 
 @pytest.mark.parametrize("stride", [6, 4])

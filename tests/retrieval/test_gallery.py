@@ -18,6 +18,7 @@ from gallery_parts import draw
 from PIL import Image
 
 from retrieval import Gallery, embed_images, embed_texts, engine, gallery, indexing, rank_gallery
+from retrieval.embedding import embed_pixels
 from retrieval.indexing import IndexReport
 from retrieval.models import find_version, load_model
 from retrieval.store import gallery_schema
@@ -42,11 +43,11 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of pictures that the model was given."""
     counts = []
 
-    def count(model: Any, processor: Any, images: list, *arguments: Any, **options: Any) -> torch.Tensor:
-        counts.append(len(images))
-        return embed_images(model, processor, images, *arguments, **options)
+    def count(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+        counts.append(len(pixel_values))
+        return embed_pixels(model, pixel_values)
 
-    monkeypatch.setattr(engine, "embed_images", count)
+    monkeypatch.setattr(engine, "embed_pixels", count)
     return counts
 
 

@@ -121,6 +121,7 @@ def test_kind_and_labels_say_what_a_query_is_made_of() -> None:
     picture = Image.new("RGB", (2, 2))
     assert parse_query("a red coat").kind == "text"
     assert parse_query("a red coat NOT cap").kind == "clauses"
+    assert parse_query("a red coat^2 AND image:my crop.png NOT cap").num_words == 4
     assert Query((Clause(image=picture),)).kind == "image"
     assert Query((Clause("cap"), Clause(image=picture))).kind == "mixed"
     assert parse_query("image:a NOT image:b").kind == "mixed"

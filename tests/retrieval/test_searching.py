@@ -74,6 +74,11 @@ def test_ranking_is_that_of_the_combined_vector(gallery: Gallery, query: object)
     assert names_of(gallery.search(query, k=99)) == expected
 
 
+def test_path_is_a_picture(gallery: Gallery, tmp_path: Path) -> None:
+    draw(3).save(tmp_path / "look.png")
+    assert names_of(gallery.search(tmp_path / "look.png", k=5)) == names_of(gallery.search(draw(3), k=5))
+
+
 def test_each_clause_is_scored_against_the_whole_gallery(gallery: Gallery) -> None:
     names, vectors = table(gallery)
     _, clauses = embedded(gallery, QUERY)
@@ -188,12 +193,13 @@ def curve(weights: tuple[float, ...] = NO_WEIGHTS, bias: float = 0.0, no_match_b
 
 
 def test_presence_is_the_curve_of_the_scores_over_the_gallery(gallery: Gallery, calibrated) -> None:
-    weights = (2.0, -1.0, 3.0, 0.5, -0.7, 0.2)
+    weights = (2.0, -1.0, 3.0, 0.5, -0.7, 0.2, 0.3, -0.4)
     results = calibrated(clauses=curve(weights, -0.3)).search(QUERY, k=2)
     cosines = sorted((table(gallery)[1] @ embedded(gallery, QUERY)[0]).tolist(), reverse=True)
     mean = sum(cosines) / NUM_PICTURES
     deviation = math.sqrt(sum((cosine - mean) ** 2 for cosine in cosines) / NUM_PICTURES)
     features = [cosines[0], mean, deviation, cosines[0] - cosines[1], cosines[0] - cosines[9], math.log(NUM_PICTURES)]
+    features += [math.log(1 + 5), cosines[0] * math.log(1 + 5)]  # five words in QUERY
     logit = sum(weight * feature for weight, feature in zip(weights, features, strict=True)) - 0.3
     assert results.presence == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-4)
     assert not results.no_match and results[:1].presence == results.presence
@@ -203,8 +209,15 @@ def test_no_match_is_said_below_the_threshold(calibrated) -> None:
     people = calibrated(text=curve(bias=-2.0, no_match_below=0.2), image=curve(bias=2.0, no_match_below=0.2))
     absent, present = people.search("a coat"), people.search(draw(0))
     assert absent.no_match and len(absent) == 10 and not present.no_match
-    assert "no match: somebody in the gallery fits with a probability of 12 %; the closest are" in repr(absent)
-    assert "\nsomebody in the gallery fits with a probability of 88 %\n" in repr(present)
+    assert "\nno match: the person is in the gallery with a probability of 12 %; the closest are\n" in repr(absent)
+    assert "\nthe person is in the gallery with a probability of 88 %\n" in repr(present)
+
+
+@pytest.mark.parametrize(
+    ("bias", "said"), [(0.2, "too little to tell: the person is"), (9.0, "of 99 %"), (-9.0, "of 1 %")]
+)
+def test_probability_is_put_into_words_without_ever_being_sure(calibrated, bias: float, said: str) -> None:
+    assert said in repr(calibrated(text=curve(bias=bias)).search("a coat"))
 
 
 def test_kinds_without_a_curve_and_marked_queries_have_no_probability(gallery: Gallery, calibrated) -> None:

@@ -95,6 +95,19 @@ def test_results_have_every_measured_figure_with_what_it_was_measured_on():
     assert "](curves.png)" in text
 
 
+def test_figures_of_the_authors_protocol_are_called_so_and_stay_out_of_the_metadata():
+    reference = EVALUATION | {"protocol": "reference", "average_precision": "trapezoidal"}
+    del reference["image_to_text"]
+    facts = Facts(run=RUN | {"recipe": {"protocol": "reference"}}, evaluations=[reference], licence="mit")
+    card = card_of(facts)
+    assert "| these | synthetic, test, reference protocol | text to image |  | 10.1 |" in section(card, "Results")
+    assert "| last of the run | synthetic, test, reference protocol |" in section(card, "Results")
+    assert "for parity with their figures only" in section(card, "Results")
+    assert card.data.eval_results is None
+    assert eval_results(replace(facts, hub_datasets={"synthetic": "org/people"})) == {}
+    assert "reference protocol" not in str(card_of(KNOWN))
+
+
 def test_training_says_what_the_run_recorded():
     text = section(card_of(KNOWN), "Training")
     for fact in (

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, ModelCard, RepoCard
 from PIL import Image
 
 from corpora.hub import upload_repository
+from retrieval.calibration import Calibration, load_calibration
 from retrieval.models import find_version
 from tools import publish
 
@@ -33,6 +34,7 @@ def checkpoint(converted: tuple[Path, str], tmp_path: Path) -> Path:
     publish.build_copy(folder, converted[0])
     (folder / "run.json").write_text(json.dumps({"corpus": {"name": "synthetic"}, "wall_seconds": 60}))
     Image.new("RGB", (4, 3)).save(folder / "curves.png")
+    Calibration("x", find_version(str(folder)).revision, "synthetic, val", {}).save(folder)
     return folder
 
 
@@ -59,9 +61,12 @@ def test_a_dry_run_writes_the_whole_repository(checkpoint: Path, tmp_path: Path,
     assert files_of(tmp_path / "out") == CODE | MODEL | BESIDE | {
         "run.json",
         "curves.png",
+        "calibration.json",
         ".eval_results/synthetic_test.yaml",
     }
     assert "nothing uploaded" in capsys.readouterr().out
+    calibration = load_calibration(find_version(str(tmp_path / "out")))  # None if it were that of other files
+    assert calibration.corpus == "synthetic, val"
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert {example["src"].split("/main/")[1] for example in card.data.widget} < BESIDE
     assert all((tmp_path / "out" / path).is_file() for path in re.findall(r"!\[.*?\]\((.*?)\)", card.text))

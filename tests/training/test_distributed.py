@@ -16,13 +16,14 @@ from accelerate import DeepSpeedPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from transformers import AutoModel
 
 import train_hf
 import train_tiny
-from training.distributed import configure_deepspeed, embed_in_shares
-from training.recipe import Recipe
+from training.distributed import build_accelerator, configure_deepspeed, embed_in_shares
+from training.recipe import Recipe, RunPaths
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes/accelerate"
@@ -71,7 +72,8 @@ def start(config: str, *arguments: object, machine: int | None = None, port: int
     if machine is not None:
         command += ["--machine_rank", machine, "--main_process_ip", "127.0.0.1"]
     command += ["tests/train_tiny.py", *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     if config == "deepspeed_zero2":
         environment["DS_ACCELERATOR"] = "cpu"
     else:
@@ -162,6 +164,23 @@ def test_what_deepspeed_cannot_do_is_refused(deepspeed_config):
     deepspeed_config["zero_optimization"]["stage"] = 3
     with pytest.raises(ValueError, match="ZeRO-3 is not supported"):
         configure_deepspeed(deepspeed_config, Recipe())
+
+
+@pytest.mark.parametrize(
+    "accelerator, settings, message",
+    [
+        ({"distributed_type": DistributedType.FSDP, "is_fsdp2": False}, {}, "set fsdp_version: 2"),
+        (
+            {"distributed_type": DistributedType.FSDP, "is_fsdp2": True},
+            {"cached_chunk": 8},
+            "cached_chunk embeds outside",
+        ),
+    ],
+)
+def test_what_fsdp_cannot_do_is_refused_before_anything_starts(monkeypatch, accelerator, settings, message):
+    monkeypatch.setattr("training.distributed.Accelerator", lambda **_: SimpleNamespace(**accelerator))
+    with pytest.raises(ValueError, match=message):
+        build_accelerator(RunPaths(), Recipe(**settings))
 
 
 # ---- shares
