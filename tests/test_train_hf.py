@@ -73,6 +73,8 @@ def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
         processor = AutoProcessor.from_pretrained(output_dir / name)
         inputs = processor(text=["a man in a red coat"], return_tensors="pt")
         assert AutoModel.from_pretrained(output_dir / name)(**inputs).text_embeds.shape == (1, 32)
+        for beside in ("run.json", "curves.png"):
+            assert (output_dir / name / beside).read_bytes() == (output_dir / beside).read_bytes()
     records = metrics_of(output_dir)
     assert [r["step"] for r in records if "loss" in r] == list(range(1, 8))
     validations = [r for r in records if "validation" in r]

@@ -75,12 +75,12 @@ class Example:
 
     Attributes:
         path: where it lies in the repository.
-        url: where it lies on the Hub.
+        url: where it lies on the Hub; None if it does not.
         label: a description of who is on it.
     """
 
     path: str
-    url: str
+    url: str | None
     label: str
 
 
@@ -269,13 +269,13 @@ def eval_results(facts: Facts) -> dict[str, str]:
     return files
 
 
-def fill_card(template: str, repo_id: str, tag: str, facts: Facts, examples: list[Example]) -> ModelCard:
+def fill_card(template: str, repo_id: str, tag: str | None, facts: Facts, examples: list[Example]) -> ModelCard:
     """Fill in the page.
 
     Args:
         template: `model_card.md`.
-        repo_id: ORG/NAME.
-        tag: name of this version.
+        repo_id: ORG/NAME, or a folder that is on no Hub.
+        tag: name of this version; None for a folder.
         facts: what is known.
         examples: pictures to try the model on; the first one's description is the query of the code.
 
@@ -283,7 +283,7 @@ def fill_card(template: str, repo_id: str, tag: str, facts: Facts, examples: lis
         ValueError: if the licence is not known.
     """
     licence = licence_of(facts)
-    name, limits = repo_id.split("/")[1], ""
+    name, limits = repo_id.split("/")[-1], ""
     terms = f"The weights: {licence['license']}."
     if facts.corpus == "synthetic":
         limits = DRAWN_ONLY
@@ -317,7 +317,11 @@ def fill_card(template: str, repo_id: str, tag: str, facts: Facts, examples: lis
     if facts.official:
         card.data["model_name"], card.data["eval_results"] = name, model_index(facts)
     labels = ", ".join(example.label for example in examples)
-    card.data["widget"] = [
-        {"src": example.url, "candidate_labels": labels, "example_title": example.label} for example in examples
+    widget = [
+        {"src": example.url, "candidate_labels": labels, "example_title": example.label}
+        for example in examples
+        if example.url
     ]
+    if widget:
+        card.data["widget"] = widget
     return card

@@ -1,7 +1,8 @@
 """A checkpoint -> a model repository on the Hub that works by itself; also the Space and the metric.
 
     python -m tools.publish runs/demo/best ORG/NAME [--private] [--evaluation runs/demo/test.json]
-    python -m tools.publish runs/demo/best ORG/NAME --dry_run FOLDER
+    python -m tools.publish runs/demo/best ORG/NAME --dry_run FOLDER    # what would be uploaded
+    python -m tools.publish runs/demo/best --dry_run FOLDER             # a folder that works by itself, on no Hub
     python -m tools.publish --space ORG/NAME
     python -m tools.publish --metric ORG/person_retrieval
 
@@ -51,8 +52,8 @@ def read_project() -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def draw_examples(folder: Path, repo_id: str) -> list[Example]:
-    """Draw people of the embedded corpus whose descriptions differ, into a new folder."""
+def draw_examples(folder: Path, repo_id: str | None) -> list[Example]:
+    """Draw people of the embedded corpus whose descriptions differ, into a new folder of a repository, if of one."""
     folder.mkdir()
     with tempfile.TemporaryDirectory() as cache:
         rows = load_synthetic("test", cache, num_people=4 * NUM_EXAMPLES, images_per_person=1, num_proc=1)
@@ -66,15 +67,15 @@ def draw_examples(folder: Path, repo_id: str) -> list[Example]:
     for number, (label, picture) in enumerate(list(pictures.items())[:NUM_EXAMPLES], start=1):
         path = f"{folder.name}/person_{number}.jpg"
         (folder.parent / path).write_bytes(picture)
-        examples.append(Example(path, hf_hub_url(repo_id, path), label))
+        examples.append(Example(path, hf_hub_url(repo_id, path) if repo_id else None, label))
     return examples
 
 
 def build_model(
     folder: Path,
     checkpoint: str,
-    repo_id: str,
-    tag: str,
+    repo_id: str | None,
+    tag: str | None,
     *,
     evaluations: Sequence[Path] = (),
     hub_datasets: dict[str, str] | None = None,
@@ -86,8 +87,8 @@ def build_model(
         folder: an empty folder.
         checkpoint: folder or Hub name of a model with its processor; `calibration.json`, `run.json` and `curves.png`
             go with it.
-        repo_id: ORG/NAME on the Hub.
-        tag: name of this version.
+        repo_id: ORG/NAME on the Hub; None for a folder that stays where it is.
+        tag: name of this version on the Hub; None for a folder.
         evaluations: files of `evaluate_hf.py --output` about this checkpoint.
         hub_datasets: corpus name -> the dataset's name on the Hub.
         licence: of the weights; None takes what follows from the training corpus.
@@ -114,9 +115,8 @@ def build_model(
         if (source / name).is_file():
             shutil.copy(source / name, folder)
     examples = draw_examples(folder / "examples", repo_id)
-    fill_card((ROOT / "model_card.md").read_text(encoding="utf-8"), repo_id, tag, facts, examples).save(
-        folder / "README.md"
-    )
+    template = (ROOT / "model_card.md").read_text(encoding="utf-8")
+    fill_card(template, repo_id or folder.as_posix(), tag, facts, examples).save(folder / "README.md")
     for name, content in eval_results(facts).items():
         (folder / ".eval_results").mkdir(exist_ok=True)
         (folder / ".eval_results" / name).write_text(content, encoding="utf-8")
@@ -150,7 +150,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
-        ValueError: if it does not name one repository of the form ORG/NAME.
+        ValueError: if it does not name one repository of the form ORG/NAME, or a checkpoint and a folder.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="folder or Hub name of a model with its processor")
@@ -178,8 +178,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--license", help="of the weights, e.g. cc-by-nc-4.0 (default: from the training corpus)")
     arguments = parser.parse_args(argv)
     targets = [name for name in (arguments.repo_id, arguments.space, arguments.metric) if name]
-    if len(targets) != 1 or (arguments.checkpoint and not arguments.repo_id):
-        raise ValueError("pass either CHECKPOINT ORG/NAME, or --space ORG/NAME, or --metric ORG/NAME")
+    for_no_hub = arguments.checkpoint and arguments.dry_run and not targets
+    if not for_no_hub and (len(targets) != 1 or (arguments.checkpoint and not arguments.repo_id)):
+        raise ValueError(
+            "pass either CHECKPOINT ORG/NAME, or CHECKPOINT --dry_run FOLDER, or --space ORG/NAME, or --metric ORG/NAME"
+        )
     pairs = [pair.partition("=")[::2] for pair in arguments.dataset]
     for name in (*targets, *(dataset for _, dataset in pairs)):
         if name.count("/") != 1 or not all(name.split("/")):
@@ -195,9 +198,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     tag = arguments.tag or f"v{read_project()['project']['version']}"
     disable_progress_bar()  # transformers' own, for the moment of writing weights
-    repo_id, repo_type = arguments.repo_id, "model"
-    if not repo_id:
-        repo_id, repo_type = arguments.space or arguments.metric, "space"
+    repo_id = arguments.repo_id or arguments.space or arguments.metric
+    repo_type = "model" if arguments.checkpoint else "space"
     with open_folder(arguments.dry_run) as folder:
         if arguments.space:
             build_space(folder, Path(DEFAULT_MODEL))
@@ -208,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 folder,
                 arguments.checkpoint,
                 repo_id,
-                tag,
+                tag if repo_id else None,
                 evaluations=arguments.evaluation,
                 hub_datasets=arguments.dataset,
                 licence=arguments.license,

@@ -1,6 +1,7 @@
 """What a person sees of a run: progress bar, a line per epoch, metrics, curves, trackers, and the record of it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from tqdm.auto import tqdm
 from .checkpoints import Progress, saving
 from .files import flush_to_disk, write_text
 from .record import SHOWN, write_record
+
+
+CURVES = "curves.png"
 
 
 def figures_of(metrics: dict[str, Any]) -> str:
@@ -100,22 +104,25 @@ class RunLog:
             for name, figure in metrics[direction].items()
         }
         self.track(figures, progress.step)
-        with saving(self.folder / "curves.png", self.folder):
+        with saving(self.folder / CURVES, self.folder):
             self.draw_curves()
             self.update_record(progress)
 
     def update_record(self, progress: Progress, finished: bool = False) -> None:
-        """Write `run.json` anew, beside the models too when all is done."""
+        """Write `run.json` anew; when all is done also beside the models, with the curves."""
         best = [r for r in self.records if "validation" in r and r["step"] == progress.best_step]
         results = self.record["results"]
         results["validation"] = {"step": progress.best_step} | best[0]["validation"] if best else None
         times = {"steps": progress.step, "epochs": progress.epoch, "wall_seconds": round(progress.seconds, 1)}
         self.record |= times | {"finished": finished}
         models = [self.folder / "best", self.folder / "final"] if finished else []
+        for model in models:
+            if (self.folder / CURVES).exists():  # without validations there are none
+                shutil.copy(self.folder / CURVES, model)
         write_record(self.record, *models, self.folder)  # the run's own comes last: where it says so, all is done
 
     def draw_curves(self) -> None:
-        """Draw loss and validation accuracy over the optimiser steps."""
+        """Draw the loss over the optimiser steps and the validation accuracy over the time of training."""
         figure = Figure(figsize=(10, 4), layout="constrained")
         loss_axes, recall_axes = figure.subplots(1, 2)
         losses = [r for r in self.records if "loss" in r]
@@ -124,7 +131,10 @@ class RunLog:
         loss_axes.set(title="training", xlabel="optimiser step", ylabel="loss")
         for name in SHOWN:
             values = [r["validation"]["text_to_image"][name] for r in validations]
-            recall_axes.plot([r["step"] for r in validations], values, marker="o", markersize=3, label=name)
-        recall_axes.set(title="validation, text to image", xlabel="optimiser step", ylabel="percent", ylim=(0, 100))
+            minutes = [r["seconds"] / 60 for r in validations]
+            recall_axes.plot(minutes, values, marker="o", markersize=3, label=name)
+        recall_axes.set(
+            title="validation, text to image", xlabel="minutes of training", ylabel="percent", ylim=(0, 100)
+        )
         recall_axes.legend()
-        figure.savefig(self.folder / "curves.png", dpi=120)
+        figure.savefig(self.folder / CURVES, dpi=120)

@@ -74,6 +74,13 @@ def test_a_dry_run_writes_the_whole_repository(checkpoint: Path, tmp_path: Path,
     assert len(set(labels)) == 4 and not any("," in label for label in labels)
 
 
+def test_a_folder_for_no_hub_speaks_of_itself(checkpoint: Path, tmp_path: Path):
+    publish.main([str(checkpoint), "--dry_run", str(tmp_path / "out")])
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert f'folder = "{tmp_path / "out"}"' in card.text and "snapshot_download" not in card.text
+    assert "widget" not in card.data.to_dict() and "huggingface.co/out" not in card.content
+
+
 def test_a_published_repository_is_whole_tagged_and_public(published: tuple[str, str], hub: HubStandIn):
     name, tag = published
     repository = hub.repositories["models", name]
