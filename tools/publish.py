@@ -181,7 +181,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for_no_hub = arguments.checkpoint and arguments.dry_run and not targets
     if not for_no_hub and (len(targets) != 1 or (arguments.checkpoint and not arguments.repo_id)):
         raise ValueError(
-            "pass either CHECKPOINT ORG/NAME, or CHECKPOINT --dry_run FOLDER, or --space ORG/NAME, or --metric ORG/NAME"
+            "pass either CHECKPOINT ORG/NAME, or CHECKPOINT --dry_run FOLDER, or --space ORG/NAME, "
+            "or --metric ORG/NAME"
         )
     pairs = [pair.partition("=")[::2] for pair in arguments.dataset]
     for name in (*targets, *(dataset for _, dataset in pairs)):

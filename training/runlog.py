@@ -13,7 +13,6 @@ from .checkpoints import Progress, saving
 from .files import flush_to_disk, write_text
 from .record import SHOWN, write_record
 
-
 CURVES = "curves.png"
 
 
