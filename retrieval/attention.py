@@ -120,9 +120,8 @@ def _rollout(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torc
     """Attention rollout: the blocks' mean attention multiplied, each mixed half and half with the residual path."""
     output = model.get_image_features(pixel_values, output_attentions=True, cls_only=True)
     flow = nn.functional.one_hot(torch.tensor(0), output.attentions[0].shape[-1]).to(pixel_values.device)  # [CLS]
-    for weights in reversed(
-        output.attentions
-    ):  # only [CLS]'s row is wanted, so a vector goes from the last to the first
+    # only [CLS]'s row is wanted, so a vector goes from the last block to the first
+    for weights in reversed(output.attentions):
         mixed = weights.mean(dim=1)  # (B, N, N), in the last block (B, 1, N)
         flow = 0.5 * flow + 0.5 * (mixed[:, 0] if mixed.shape[1] == 1 else (flow[:, None] @ mixed)[:, 0])  # (B, N)
     return flow[:, None, 1:].expand(-1, texts.embeds.shape[1], -1)
