@@ -180,9 +180,7 @@ def published(
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel of this project installed in it, and nothing else."""
     source, wheels, folder = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "installed"))
-    left_out = shutil.ignore_patterns(
-        ".*", "__pycache__", "tests", "runs", "checkpoints", "docs", "build", "*.egg-info"
-    )
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "tests", "runs", "docs", "build", "*.egg-info")
     shutil.copytree(REPO, source, ignore=left_out, dirs_exist_ok=True)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]

@@ -184,6 +184,14 @@ def test_importing_modeling_ivt_replaces_trust_remote_code(
     assert_holds_a_whole_model(with_package[0] / "again", converted[0])
 
 
+def test_the_wheel_brings_the_embedded_checkpoint(with_package: tuple[Path, Path], installed: Path) -> None:
+    model = Path(json.loads((with_package[0] / "report.json").read_text())["default_model"])
+    assert model.is_relative_to(installed)
+    embedded = REPO / "checkpoints" / model.name
+    names = {path.relative_to(embedded) for path in embedded.rglob("*") if path.is_file()}
+    assert {path.relative_to(model) for path in model.rglob("*") if path.is_file()} >= names >= {Path("config.json")}
+
+
 def test_importing_a_module_does_nothing(with_package: tuple[Path, Path]) -> None:
     output_dir, started_in = with_package
     report = json.loads((output_dir / "report.json").read_text())
