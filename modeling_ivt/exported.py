@@ -10,6 +10,8 @@ Letters: B batch, C channels, L text tokens, D width.
 """
 
 import json
+import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +45,21 @@ def is_exported(name: str, revision: str | None = None) -> bool:
     return found is not None
 
 
+def disable_telemetry() -> None:
+    """Keep ONNX Runtime, OpenVINO and NNCF from reporting to their makers that they are used.
+
+    To be called before one of them is imported. `ORT_DISABLE_TELEMETRY=0` in the environment and an imported
+    `openvino_telemetry` stay as they are.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's own switch (its Privacy.md)
+    # That of OpenVINO and NNCF, `opt_in_out --opt_out`, writes into the home folder and reports even this. They do
+    # without where the package that reports is not installed, which None stands for.
+    sys.modules.setdefault("openvino_telemetry", None)
+
+
 def open_onnx(path: Path) -> Encoder:
     """Open a graph in ONNX Runtime on the CPU, with as many threads as PyTorch uses."""
+    disable_telemetry()
     try:
         import onnxruntime
     except ImportError as error:
@@ -57,6 +72,7 @@ def open_onnx(path: Path) -> Encoder:
 
 def open_openvino(path: Path, dtype: torch.dtype) -> Encoder:
     """Open a graph in OpenVINO on the CPU, with as many threads as PyTorch uses and arithmetic in `dtype`."""
+    disable_telemetry()
     try:
         import openvino
     except ImportError as error:

@@ -35,7 +35,14 @@ from torch.nn.functional import normalize
 from corpora import CORPORA, SPLITS, load_corpus
 from modeling_ivt import IVTModel
 from modeling_ivt.checkpoints import load_checkpoint
-from modeling_ivt.exported import EXPORT_FILE, IMAGE_ENCODER, SUFFIXES, TEXT_ENCODER, ExportedIVTModel
+from modeling_ivt.exported import (
+    EXPORT_FILE,
+    IMAGE_ENCODER,
+    SUFFIXES,
+    TEXT_ENCODER,
+    ExportedIVTModel,
+    disable_telemetry,
+)
 from retrieval.models import find_version, load_processor
 
 from .new_folder import check_output, new_folder
@@ -246,6 +253,7 @@ def export(
     if format not in WRITERS:
         raise ValueError(f"format is {format!r}, expected one of {', '.join(WRITERS)}")
     packages = check_packages(format, int8)
+    disable_telemetry()
     output_dir = check_output(output_dir)
     model, processor = load_checkpoint(checkpoint, dtype=torch.float32).eval(), load_processor(checkpoint)
     calibration = calibration_inputs(processor, corpus, corpus_root, split) if int8 else {}
