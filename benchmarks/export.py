@@ -30,7 +30,7 @@ from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.checkpoints import load_embedder
 from modeling_ivt.exported import SUFFIXES, open_onnx, open_openvino
 from retrieval import DEFAULT_MODEL, embed_images, embed_texts
-from retrieval.models import load_processor
+from retrieval.models import find_version, load_processor
 from tools.export import WRITERS, export, graphs_of, silent_tracing
 
 # name -> format (None: PyTorch itself), int8, arithmetic
@@ -170,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     packages = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf")
     results = {
         "checkpoint": Path(options.checkpoint).name,
+        "revision": find_version(options.checkpoint).revision,
         "corpus": options.corpus,
         "split": "test",
         "num_images": len(dataset),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.export import VARIANTS, base_size_of, table_of
+from tools.export import NUM_CALIBRATION_ROWS, TOLERANCE
 
 ROOT = Path(__file__).parents[2]
 RESULTS = json.loads((ROOT / "benchmarks" / "export.json").read_text())
@@ -15,6 +16,10 @@ def test_the_document_shows_the_figures_measured() -> None:
     document = (ROOT / "docs" / "export.md").read_text()
     assert table_of(RESULTS) in document and base_size_of(RESULTS) in document
     assert list(RESULTS["variants"]) == list(VARIANTS)
+    tolerance = f"{TOLERANCE:.0e}".replace("e-0", "e-")  # as people write it: 1e-4
+    assert f"differ by more than {tolerance}" in document
+    assert f"{tolerance} is not saved" in " ".join((ROOT / "README.md").read_text().split())
+    assert f"{NUM_CALIBRATION_ROWS} images and captions" in document
 
 
 @pytest.mark.parametrize("name", VARIANTS)
