@@ -140,9 +140,10 @@ def problem_of(path: Path) -> str | None:
 def upload(session: Session, files: Sequence[str] | None) -> tuple[Any, ...]:
     """Make a visitor's pictures the gallery of their session; refuse an upload without any that can be read."""
     paths = [Path(name) for name in files or []]
-    problems = {path.name: problem for path in paths[:MAX_FILES] if (problem := problem_of(path))}
-    good = [path for path in paths[:MAX_FILES] if path.name not in problems]
-    refused = "; ".join(f"{name} {problem}" for name, problem in list(problems.items())[:5])
+    # by their whole paths: in subfolders there may be others of the same name
+    problems = {path: problem for path in paths[:MAX_FILES] if (problem := problem_of(path))}
+    good = [path for path in paths[:MAX_FILES] if path not in problems]
+    refused = "; ".join(f"{path.name} {problem}" for path, problem in list(problems.items())[:5])
     if not good:
         message = f"Nothing was uploaded: {refused or 'the folder is empty'}. The gallery is still the old one."
         return session, gr.CheckboxGroup(), message
@@ -163,7 +164,8 @@ def build_page(gallery: Gallery) -> gr.Blocks:
     """Lay out the page over a gallery that all visitors share until they upload their own."""
     cameras, uri = cameras_of(gallery), gallery.store.uri
 
-    with gr.Blocks(title="IVT: find a person from a sentence") as page:
+    # analytics: Gradio would report every start to its makers
+    with gr.Blocks(title="IVT: find a person from a sentence", analytics_enabled=False) as page:
         session = gr.State(
             lambda: Session(uri), time_to_live=SESSION_SECONDS, delete_callback=lambda session: session.close()
         )

@@ -59,6 +59,18 @@ def test_refused_upload_leaves_the_session_as_it_was(shared, tmp_path, content, 
     assert message == f"Nothing was uploaded: file.jpg {problem}. The gallery is still the old one."
 
 
+def test_files_of_one_name_in_several_folders_are_told_apart(shared, tmp_path):
+    paths = [tmp_path / folder / "1.jpg" for folder in ("a", "b", "c")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        Image.effect_noise((40, 100), 50 + 20 * number).save(path)
+    paths[0].write_bytes(b"no picture")
+    session, _, message = app.upload(app.Session(shared.store.uri), list(map(str, paths)))
+    assert message.startswith("Your gallery has 2 pictures")
+    assert message.endswith("Left out: 1.jpg is no picture that can be read.")
+    session.close()
+
+
 def test_an_upload_takes_no_more_than_its_limit(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "MAX_FILES", 2)
     session, _, message = app.upload(app.Session(shared.store.uri), sorted(map(str, tmp_path.rglob("people/*/*.png"))))

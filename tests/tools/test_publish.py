@@ -118,7 +118,8 @@ def test_the_space_holds_all_that_it_runs_on(converted: tuple[Path, str], run_py
     folder = tmp_path / "space"
     publish.build_space(folder, converted[0])
     card = RepoCard.load(folder / "README.md", repo_type="space")
-    assert (folder / card.data.app_file).is_file() and card.data.sdk == "gradio"
+    assert (folder / card.data.app_file).is_file()
+    assert f"{card.data.sdk}=={card.data.sdk_version}" in (ROOT / "constraints.txt").read_text().split()
     wanted = (folder / "requirements.txt").read_text().split("\n")
     assert any(line.startswith("gradio") for line in wanted) and any(line.startswith("lancedb") for line in wanted)
     assert not any("ivt" in line for line in wanted)
