@@ -369,9 +369,10 @@ def test_epoch_has_a_line(tmp_path, capsys):
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_tensorboard_has_the_figures_of_the_metrics_file(tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     output_dir = run(tmp_path / "run", max_steps=3, options={"report_to": "tensorboard"})
-    events = event_accumulator.EventAccumulator(str(output_dir / "tensorboard/ivt")).Reload()
+    events = EventAccumulator(str(output_dir / "tensorboard/ivt")).Reload()
     losses = [record["loss"] for record in metrics_of(output_dir) if "loss" in record]
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses)
