@@ -208,8 +208,11 @@ def training_text(facts: Facts) -> str:
         "code": run.get("git"),
     }
     lines = [f"- {name}: {described(value)}" for name, value in known.items() if value]
-    if run.get("results"):
-        lines.append("- the weights were chosen on the validation split; the test split was read at the end")
+    results = run.get("results") or {}
+    if results.get("validation"):
+        lines.append("- the best of the run was chosen on the validation split")
+    if results.get("test"):
+        lines.append("- the run read the test split when the training was over")
     if run.get("finished") is False:
         lines.append("- the run was not finished when these weights were taken")
     return "\n".join(lines)

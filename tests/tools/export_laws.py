@@ -5,6 +5,7 @@ have a process to themselves, which test_export.py starts: `python -m pytest tes
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,23 @@ def test_whatever_embeds_takes_an_export_by_its_folder(
         figures.append(json.loads((tmp_path / f"{number}.json").read_text())["text_to_image"])
     assert figures[0] == figures[1]
     assert isinstance(load_embedder(str(checkpoint)), IVTModel)
+
+
+def test_an_export_on_the_hub_is_loaded_by_its_name(
+    export_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    repository = tmp_path / "models--org--export"  # as the Hub's files lie in the cache
+    shutil.copytree(export_of("onnx", False), repository / "snapshots" / "c0ffee")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text("c0ffee")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert is_exported("org/export", "v1") and not is_exported("org/other")
+    found, expected = (
+        ExportedIVTModel.from_pretrained(*name).get_image_features(torch.ones(1, 3, 48, 24)).pooler_output
+        for name in (("org/export", torch.float32, "v1"), (export_of("onnx", False),))
+    )
+    assert torch.equal(found, expected)
+    assert find_version("org/export", "v1").revision == "c0ffee"
 
 
 def test_what_a_graph_does_not_hold_is_an_error(export_of: Callable[..., Path]) -> None:

@@ -127,6 +127,14 @@ def test_training_says_what_the_run_recorded():
     assert yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]) == RUN["recipe"]
 
 
+def test_what_a_run_did_with_the_splits_is_said_only_if_it_did():
+    chosen_only = RUN["results"] | {"test": None}
+    neither = {"validation": None, "test": None}  # of a run that was broken off early
+    for results, chosen, tested in ((RUN["results"], True, True), (chosen_only, True, False), (neither, False, False)):
+        text = section(card_of(Facts(run=RUN | {"results": results})), "Training")
+        assert ("chosen on the validation split" in text, "read the test split" in text) == (chosen, tested)
+
+
 def test_a_card_about_unknown_weights_has_no_figure_and_no_claim():
     card = card_of(UNKNOWN)
     assert section(card, "Results").strip() == "No results were measured for these weights."
