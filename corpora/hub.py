@@ -36,7 +36,7 @@ def upload_repository(
     private: bool = False,
     tag: str | None = None,
 ) -> str:
-    """Make a repository hold the files of a folder and no others, in one commit.
+    """Make a repository hold the files of a folder and no others, in one commit, or in several if they are hundreds.
 
     Args:
         folder: what to upload; a Space's README.md names its `sdk`.
@@ -65,6 +65,6 @@ def upload_repository(
         commit = api.upload_folder(**repository, folder_path=folder, commit_message=message, delete_patterns="*")
         if tag:
             api.create_tag(**repository, tag=tag, revision=commit.oid)
-    except HTTPError as error:  # no OSError by itself where there is no connection at all
+    except (HTTPError, RuntimeError) as error:  # no connection at all, which is no OSError; an upload that broke off
         raise OSError(f"the Hub, {api.endpoint}, cannot be reached or refuses: {error}") from error
     return str(url)

@@ -114,9 +114,13 @@ def test_the_metric_is_published_as_a_space_and_loads_from_there(hub: HubStandIn
     assert loaded.stdout == "100.0\n", loaded.stderr
 
 
-def test_the_space_holds_all_that_it_runs_on(converted: tuple[Path, str], run_python: Run, tmp_path: Path):
+def test_the_published_space_holds_all_that_it_runs_on(hub: HubStandIn, run_python: Run, tmp_path: Path):
+    published = run_python("-m", "tools.publish", "--space", "tester/demo", cwd=ROOT, hub=hub)
+    assert published.returncode == 0, published.stderr
     folder = tmp_path / "space"
-    publish.build_space(folder, converted[0])
+    for path, content in hub.files("spaces", "tester/demo").items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
     card = RepoCard.load(folder / "README.md", repo_type="space")
     assert (folder / card.data.app_file).is_file()
     assert f"{card.data.sdk}=={card.data.sdk_version}" in (ROOT / "constraints.txt").read_text().split()
@@ -148,6 +152,17 @@ def test_a_hub_that_does_not_answer_is_an_error_and_no_trace(tmp_path: Path):
         pass
     with reached(gone), pytest.raises(OSError, match=f"{gone.url}, cannot be reached"):
         upload_repository(tmp_path, "tester/nowhere", "model", "First")
+
+
+def test_an_upload_that_breaks_off_is_an_error_and_no_trace(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+
+    monkeypatch.setattr(HfApi, "upload_folder", broken)
+    with reached(hub), pytest.raises(OSError, match=f"{hub.url}, cannot be reached or refuses: Error while uploading"):
+        upload_repository(tmp_path, "tester/broken", "model", "First")
 
 
 def test_nothing_private_goes_to_a_public_repository(hub: HubStandIn, tmp_path: Path):
