@@ -5,6 +5,7 @@ have a process to themselves, which test_export.py starts: `python -m pytest tes
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from retrieval.attention import explain
 from retrieval.models import find_version
 from tools.export import WRITERS, main
 
+ROOT = Path(__file__).parents[2]
 WORDS = "a man woman in red blue green coat shirt with bag".split()
 SENTENCES = ["a man in red", "a woman in a green coat with a blue bag", "bag"]
 VARIANTS = [(format, int8) for format in WRITERS for int8 in (False, True)]
@@ -171,7 +173,7 @@ def test_int8_weights_take_a_byte_each(checkpoint: Path, export_of: Callable[...
 def test_graphs_do_not_tell_where_they_were_made(export_of: Callable[..., Path]) -> None:
     for format, int8 in VARIANTS:
         for path in export_of(format, int8).iterdir():
-            assert str(Path(tools.export.__file__).parent).encode() not in path.read_bytes(), path
+            assert str(ROOT).encode() not in path.read_bytes(), path
 
 
 def test_graphs_hold_named_axes_and_one_image_size(export_of: Callable[..., Path]) -> None:
@@ -211,6 +213,17 @@ def test_whatever_embeds_takes_an_export_by_its_folder(
         figures.append(json.loads((tmp_path / f"{number}.json").read_text())["text_to_image"])
     assert figures[0] == figures[1]
     assert isinstance(load_embedder(str(checkpoint)), IVTModel)
+
+
+def test_the_code_of_the_document_runs_as_printed(
+    export_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)[1]
+    shutil.copytree(export_of("onnx", False), tmp_path / "OUTPUT_DIR")
+    Image.effect_noise((20, 50), 80).save(tmp_path / "crop.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/export.md", "exec"), names := {})
+    assert names["vectors"].shape == (1, 32)
 
 
 def test_an_export_on_the_hub_is_loaded_by_its_name(
