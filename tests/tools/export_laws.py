@@ -26,7 +26,7 @@ from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.checkpoints import load_embedder
 from modeling_ivt.exported import ExportedIVTModel, is_exported
 from processing import IVTImageProcessor, IVTProcessor
-from retrieval import embed_images, embed_texts
+from retrieval import Gallery, embed_images, embed_texts
 from retrieval.attention import explain
 from retrieval.models import find_version
 from tools.export import WRITERS, main
@@ -213,6 +213,21 @@ def test_whatever_embeds_takes_an_export_by_its_folder(
         figures.append(json.loads((tmp_path / f"{number}.json").read_text())["text_to_image"])
     assert figures[0] == figures[1]
     assert isinstance(load_embedder(str(checkpoint)), IVTModel)
+
+
+def test_a_gallery_of_an_export_finds_what_one_of_its_checkpoint_finds(
+    checkpoint: Path, export_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "crops").mkdir()
+    for row in noise_rows():
+        row["image"].save(tmp_path / "crops" / row["image_id"])
+    found = []
+    for number, folder in enumerate((checkpoint, export_of("openvino", False))):
+        gallery = Gallery(tmp_path / f"{number}.lance", str(folder))
+        gallery.add(tmp_path / "crops", progress=False)
+        found.append([(result.image_id, result.score) for result in gallery.search("a man in red", k=5)])
+    assert [name for name, _ in found[0]] == [name for name, _ in found[1]]
+    assert [score for _, score in found[0]] == pytest.approx([score for _, score in found[1]], abs=1e-4)
 
 
 def test_the_code_of_the_document_runs_as_printed(
