@@ -16,6 +16,7 @@ def test_the_document_shows_the_figures_measured() -> None:
     document = (ROOT / "docs" / "export.md").read_text()
     assert table_of(RESULTS) in document and base_size_of(RESULTS) in document
     assert list(RESULTS["variants"]) == list(VARIANTS)
+    assert f"({RESULTS['revision'][:19]})" in document
     tolerance = f"{TOLERANCE:.0e}".replace("e-0", "e-")  # as people write it: 1e-4
     assert f"differ by more than {tolerance}" in document
     assert f"{tolerance} is not saved" in " ".join((ROOT / "README.md").read_text().split())
