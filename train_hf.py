@@ -42,7 +42,15 @@ from processing.samplers import BalancedSampler, PairSampler, ShardSampler
 from processing.views import TrainingViews
 from retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 from training.backward import backward
-from training.checkpoints import Progress, best_is_saved, open_output, resume, save_checkpoint, save_model
+from training.checkpoints import (
+    Progress,
+    best_is_saved,
+    delete_replaced,
+    open_output,
+    resume,
+    save_checkpoint,
+    save_model,
+)
 from training.distributed import build_accelerator, embed_in_shares, prepare
 from training.dry_run import estimate_cost
 from training.initialization import build_model
@@ -235,7 +243,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     progress = Progress(num_processes=accelerator.num_processes)
     accelerator.register_for_checkpointing(progress)
     if paths.resume:
-        resume(accelerator, output_dir, progress, recipe.keep_checkpoints)
+        resume(accelerator, output_dir, progress)
     log, watch = None, LossWatch(accelerator, output_dir)
     if accelerator.is_main_process:
         record = resume_record(output_dir, progress.step) or start_record(
@@ -248,6 +256,8 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             save_model(accelerator, objective, processor, output_dir / "best", log and log.record)
         else:  # newer checkpoints were damaged, and `best` is of a step that is yet to come
             progress.best, progress.best_step = -1.0, 0
+    if accelerator.is_main_process:
+        delete_replaced(output_dir, recipe.keep_checkpoints)  # a kill may have come before
 
     started = time.perf_counter() - progress.seconds
 

@@ -62,7 +62,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {
         "metrics": [{name: value for name, value in line.items() if name != "seconds"} for line in metrics],
         "record": {name: record[name] for name in ("recipe", "corpus", "steps", "epochs", "results", "finished")},
-        "checkpoints": [path.name for path in find_checkpoints(folder)],
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),  # nothing is left over
     }
 
 
@@ -111,6 +111,22 @@ def broken(start, cache, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(
+    "die_at",
+    [
+        ("os.rename", "best.new", 2),  # the best model of step 3 has been moved away, that of step 6 has no name yet
+        ("open", "best.old", 1),  # the best model of step 6 is there, that of step 3 not yet deleted
+    ],
+)
+def test_run_killed_while_best_is_replaced_leaves_one_best_model(start, cache, whole, broken, tmp_path, die_at):
+    run = shutil.copytree(broken, tmp_path / "run")
+    with pytest.raises(BrokenProcessPool):
+        start(train_until_killed, run, cache, die_at)
+    assert (run / "best.old").is_dir()
+    start(train_until_killed, run, cache)
+    assert_equal_runs(run, whole)
+
+
 @pytest.mark.parametrize("too_large", ["model.safetensors", "optimizer.bin"])
 def test_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(start, cache, whole, broken, tmp_path, too_large):
     run = shutil.copytree(broken, tmp_path / "run")
@@ -133,8 +149,8 @@ def test_run_with_a_spoilt_checkpoint_goes_on_from_the_one_before(start, cache, 
     content[len(content) // 2] ^= 1  # which a reader of the file would not notice
     path.write_bytes(content)
     start(train_until_killed, run, cache)
+    shutil.rmtree(run / "checkpoints/step-00000004.damaged")  # set aside
     assert_equal_runs(run, whole)
-    assert (run / "checkpoints/step-00000004.damaged").is_dir()
 
 
 # ---- streaming

@@ -117,10 +117,11 @@ def best_is_saved(accelerator: Accelerator, output_dir: Path, progress: Progress
     return broadcast_object_list([record and record["results"]["validation"]["step"] == progress.best_step])[0]
 
 
-def delete_old_checkpoints(output_dir: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`."""
+def delete_replaced(output_dir: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep`, and a model whose place `best` has taken."""
     for old in find_checkpoints(output_dir)[:-keep]:
         shutil.rmtree(old)
+    shutil.rmtree(output_dir / "best.old", ignore_errors=True)  # is there if a kill came before `replace_folder` ended
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, keep: int) -> None:
@@ -137,7 +138,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, keep:
             write_manifest(new)
             replace_folder(new, checkpoint)
     if accelerator.is_main_process:
-        delete_old_checkpoints(output_dir, keep)
+        delete_replaced(output_dir, keep)
     accelerator.wait_for_everyone()
 
 
@@ -165,7 +166,7 @@ def newest_whole_checkpoint(output_dir: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def resume(accelerator: Accelerator, output_dir: Path, progress: Progress, keep: int) -> None:
+def resume(accelerator: Accelerator, output_dir: Path, progress: Progress) -> None:
     """Load the newest checkpoint that is whole; a run that was killed before its first one starts anew.
 
     Raises:
@@ -182,8 +183,6 @@ def resume(accelerator: Accelerator, output_dir: Path, progress: Progress, keep:
             f"{checkpoint} was saved by {progress.num_processes} processes, these are "
             f"{accelerator.num_processes}; resume with as many, or start anew with --init {output_dir / 'best'}"
         )
-    if accelerator.is_main_process:
-        delete_old_checkpoints(output_dir, keep)  # a kill may have come before
     accelerator.print(f"resuming from {checkpoint}")
 
 

@@ -38,6 +38,11 @@ def test_manifest_that_is_none_is_damage(folder, content):
     assert find_damage(folder) == f"{MANIFEST} is missing"
 
 
+def test_manifest_whose_names_are_spoilt_is_damage(folder):
+    (folder / MANIFEST).write_text('{"/eights": [200, ""]}')  # a bit of "weights" flipped can make any name
+    assert find_damage(folder).endswith("/eights is missing")
+
+
 def test_replaced_folder_has_the_new_files_only(tmp_path):
     for name, content in (("old", "1"), ("new", "2")):
         (tmp_path / name).mkdir()
