@@ -20,9 +20,10 @@ import train_hf
 from modeling_ivt import IVTConfig, IVTModel
 from retrieval.evaluation import evaluate_retrieval
 from train_tiny import TINY_MODEL, load_tiny
-from training import checkpoints
+from training import checkpoints, runlog
 from training.objectives import Objective
 from training.recipe import Recipe, RunPaths
+from training.record import is_finished
 
 ROOT = Path(__file__).parents[1]
 
@@ -225,6 +226,23 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     ):
         run(tmp_path / "run", log_steps=100)
     assert checkpoints.find_checkpoints(tmp_path / "run")[-1].name == "step-00000003"
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_disk_that_is_full_at_the_very_end_is_named_and_the_run_can_be_finished(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        write = runlog.write_record
+
+        def fail_at_the_end(record, *folders):
+            if record["finished"]:
+                raise OSError("No space left on device")
+            write(record, *folders)
+
+        patch.setattr(runlog, "write_record", fail_at_the_end)
+        with pytest.raises(OSError, match="run.json could not be written: No space.*--resume.*-00000003 is whole"):
+            run(tmp_path / "run", max_steps=3)
+    assert not is_finished(tmp_path / "run", test_at_end=False)
+    assert is_finished(run(tmp_path / "run", resume=True, max_steps=3), test_at_end=False)
 
 
 @pytest.mark.usefixtures("tiny_corpus")

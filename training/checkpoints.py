@@ -201,5 +201,6 @@ def open_output(output_dir: Path, recipe: Recipe, model_fields: dict[str, Any], 
                 f"the run in {output_dir} had another recipe ({differences}); resume it with its own, "
                 f"--config {path}, or start a new one with --init {output_dir / 'best'}"
             )
-    (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(written, sort_keys=False))
+    with saving(path, output_dir):
+        (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_text(path, yaml.safe_dump(written, sort_keys=False))

@@ -48,7 +48,7 @@ class RunLog:
         self.records = [line for line in written if line["step"] <= progress.step]
         with saving(self.path, folder):
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.records))
-            self.update_record(progress)
+        self.update_record(progress)
         self.bar = tqdm(total=total_steps, initial=progress.step, unit="step", desc="training", dynamic_ncols=True)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ class RunLog:
         self.track(figures, progress.step)
         with saving(self.folder / CURVES, self.folder):
             self.draw_curves()
-            self.update_record(progress)
+        self.update_record(progress)
 
     def update_record(self, progress: Progress, finished: bool = False) -> None:
         """Write `run.json` anew; when all is done also beside the models, with the curves."""
@@ -115,10 +115,11 @@ class RunLog:
         times = {"steps": progress.step, "epochs": progress.epoch, "wall_seconds": round(progress.seconds, 1)}
         self.record |= times | {"finished": finished}
         models = [self.folder / "best", self.folder / "final"] if finished else []
-        for model in models:
-            if (self.folder / CURVES).exists():  # without validations there are none
-                shutil.copy(self.folder / CURVES, model)
-        write_record(self.record, *models, self.folder)  # the run's own comes last: where it says so, all is done
+        with saving(self.folder / "run.json", self.folder):
+            for model in models:
+                if (self.folder / CURVES).exists():  # without validations there are none
+                    shutil.copy(self.folder / CURVES, model)
+            write_record(self.record, *models, self.folder)  # the run's own comes last: where it says so, all is done
 
     def draw_curves(self) -> None:
         """Draw the loss over the optimiser steps and the validation accuracy over the time of training."""

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints import find_checkpoints, newest_whole_checkpoint, saving
+from training.checkpoints import find_checkpoints, newest_whole_checkpoint, open_output, saving
 from training.files import write_manifest
+from training.recipe import Recipe
 
 
 @pytest.fixture
@@ -54,3 +55,9 @@ def test_failed_writing_names_the_last_checkpoint_and_makes_room(output_dir):
     assert not unfinished.exists()
     with pytest.raises(OSError, match="no checkpoint yet"), saving(Path("metrics"), output_dir / "other"):
         raise RuntimeError("file write failed")
+
+
+def test_output_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/run/recipe.yaml could not be written: .*there is no checkpoint yet"):
+        open_output(tmp_path / "file/run", Recipe(), {}, resumed=False)
