@@ -59,10 +59,12 @@ def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:
     """
     layout = LAYOUTS[name]
     if root is None:
-        raise ValueError(f"{name} is read from its official folder; pass root=/path/to/{layout.folder}")
+        raise ValueError(
+            f"{name} is read from its official folder; pass root=/path/to/{layout.folder} (--corpus_root)"
+        )
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder; pass the folder {layout.folder} or the one that holds it as root")
+        raise ValueError(f"{root} is no folder; pass the folder {layout.folder} or the one that holds it")
     for folder in (root, root / layout.folder):
         for file_name in layout.annotations:
             if (folder / file_name).is_file():
@@ -78,7 +80,7 @@ def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:
     raise ValueError(
         f"{root} has no annotations of {name}: looked for {' or '.join(layout.annotations)} there and in "
         f"{layout.folder}, found {first_few(sorted(os.listdir(root))) or 'nothing'}; "
-        f"pass as root the folder {layout.folder} or the one that holds it"
+        f"pass the folder {layout.folder} or the one that holds it"
     )
 
 

@@ -1,8 +1,10 @@
 """What a run is told: the recipe (how to train) and its paths (where), from a yaml file and the command line."""
 
+import argparse
 import difflib
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from corpora import CORPORA
+from corpora.official import ON_BAD_IMAGE
 from corpora.rows import check_choice
 from modeling_ivt import IVTConfig
+from processing.batches import LEVELS
 from retrieval.evaluation import PROTOCOLS
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -45,6 +50,28 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
         "intermediate_size": 3072,
     },
 }
+
+LOSS_WEIGHTS = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight")
+
+# what numbers of a recipe may be
+LEAST_VALUES = {
+    0: (
+        *LOSS_WEIGHTS,
+        *("learning_rate", "bias_lr_factor", "momentum", "weight_decay", "warmup_epochs"),
+        *("crop_pad", "rand_augment", "num_workers", "seed"),
+    ),
+    1: (
+        *("batch_size", "cached_chunk", "gradient_accumulation_steps", "pairs_per_person", "num_people"),
+        *("epochs", "max_steps", "eval_epochs", "log_steps", "save_steps", "keep_checkpoints"),
+        *("num_views", "text_groups", "stream_buffer"),
+    ),
+    3: ("max_text_tokens",),  # [CLS], a word, [SEP]
+}
+POSITIVE = ("max_minutes", "max_grad_norm", "embedding_length", "sdm_temperature")
+SHARES = (
+    *("flip", "erase", "swap_synonyms", "drop_attributes", "drop_phrases"),
+    *("rand_augment_magnitude", "layer_lr_decay", "min_lr_ratio"),
+)
 
 
 @dataclass
@@ -95,7 +122,7 @@ class Recipe:
     max_text_tokens: int = field(default=64, metadata={"help": "longer captions are cut off"})
 
     levels: list[str] = field(
-        default_factory=lambda: ["sentence", "phrase", "word"], metadata={"help": "text levels of MLA"}
+        default_factory=lambda: list(LEVELS), metadata={"help": f"text levels of MLA, of {', '.join(LEVELS)}"}
     )
     num_views: int = field(default=3, metadata={"help": "augmented views per image: 1 for all texts, or one a level"})
     flip: float = field(default=0.5, metadata={"help": "probability that a view is mirrored"})
@@ -174,32 +201,40 @@ class Recipe:
         """Check what would otherwise show up late."""
         if self.model_size is not None:
             check_choice("model_size", self.model_size, MODEL_SIZES)
+        check_choice("corpus", self.corpus, CORPORA)
+        check_choice("on_bad_image", self.on_bad_image, ON_BAD_IMAGE)
         check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
         check_choice("gather", self.gather, ("all", "none"))
         check_choice("mixed_precision", self.mixed_precision, ("no", "fp16", "bf16"))
         check_choice("protocol", self.protocol, PROTOCOLS)
+        for level in self.levels:
+            check_choice("levels", level, LEVELS)
+        self._check_numbers()
         if self.streaming:
             self._check_streaming()
-        counts = ("batch_size", "epochs", "eval_epochs", "log_steps", "keep_checkpoints", "text_groups")
-        for name in (*counts, "cached_chunk", "pairs_per_person", "stream_buffer"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        weights = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight")
-        if not any(getattr(self, name) for name in weights):
-            raise ValueError(f"{', '.join(weights)} are all 0: there is no loss; give one of them a weight")
-        if not self.sdm_temperature > 0:
-            raise ValueError(f"sdm_temperature is {self.sdm_temperature}; it must be positive")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1, such as 0.999")
+        if not any(getattr(self, name) for name in LOSS_WEIGHTS):
+            raise ValueError(f"{', '.join(LOSS_WEIGHTS)} are all 0: there is no loss; give one of them a weight")
         if self.pairs_per_person and (self.batch_size % self.pairs_per_person or self.group_by_length):
             raise ValueError(
                 f"pairs_per_person is {self.pairs_per_person}: it must divide batch_size ({self.batch_size}), and "
                 "group_by_length must be off, since the persons decide the order"
             )
-        probabilities = ("flip", "erase", "swap_synonyms", "drop_attributes", "drop_phrases")
-        for name in (*probabilities, "rand_augment_magnitude", "layer_lr_decay"):
+
+    def _check_numbers(self) -> None:
+        for least, names in LEAST_VALUES.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not value >= least:  # nan is not
+                    raise ValueError(f"{name} is {value}; it must be at least {least}")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1, such as 0.999")
 
     def _check_streaming(self) -> None:
         if self.corpus != "shards":
@@ -220,21 +255,59 @@ def _config_value(text: str) -> Any:
         return yaml.safe_load(text)
 
 
-def _yaml_arguments(path: str) -> list[str]:
-    """A recipe file as command-line arguments: `{"seed": 1, "model": {"hidden_size": 64}}` -> `--seed 1 --model…`."""
+def _read_recipe(path: str) -> dict[str, Any]:
+    """The fields of a recipe file, those of the model by their names on the command line (`model.hidden_size`)."""
     if not Path(path).is_file():
         raise ValueError(f"there is no recipe {path}; pass a yaml file, those of this project lie in recipes/")
-    recipe = yaml.safe_load(Path(path).read_text())
+    try:
+        recipe = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no yaml file: {error}") from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("model") or {}, dict):
         raise ValueError(
             f"{path} is no recipe: expected a mapping `field: value`, and one of IVTConfig under `model:`"
         )
-    model = {f"model.{name}": json.dumps(value) for name, value in (recipe.pop("model", None) or {}).items()}
+    model = recipe.pop("model", None) or {}
+    return recipe | {f"model.{name}": value for name, value in model.items()}
+
+
+def _as_arguments(recipe: dict[str, Any]) -> list[str]:
+    """A recipe as command-line arguments: `{"seed": 1, "levels": ["word"]}` -> `--seed 1 --levels word`."""
     arguments = []
-    for name, value in (recipe | model).items():
-        if value is not None:
-            arguments += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    for name, value in recipe.items():
+        if value is None:  # the default
+            continue
+        if name.startswith("model."):
+            value = json.dumps(value)
+        elif isinstance(value, bool):  # yaml reads `mixed_precision: no` as one
+            value = "yes" if value else "no"
+        arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return arguments
+
+
+def _check_field(name: str, names: Collection[str]) -> None:
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        raise ValueError(f"there is no field {name!r}; the nearest is {nearest!r}, --help lists all")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = HfArgumentParser(
+        [RunPaths, Recipe],
+        allow_abbrev=False,
+        exit_on_error=False,
+        usage="%(prog)s [--config RECIPE.yaml] [--FIELD VALUE ...]",
+        description="Fields of the run and of its recipe; what is given here wins over the yaml file.",
+    )
+    parser.add_argument("--config", help="yaml file with any of these fields; IVTConfig's under `model:`")
+    model = parser.add_argument_group("model", "Fields of IVTConfig, which explains them; model_size sets several.")
+    for name in IVTConfig.__annotations__:
+        if name != "model_type":
+            text = f"(default: {getattr(IVTConfig, name)})"
+            model.add_argument(
+                f"--model.{name}", type=_config_value, metavar="VALUE", default=argparse.SUPPRESS, help=text
+            )
+    return parser
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, dict[str, Any]]:
@@ -247,27 +320,28 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, di
         Run paths, recipe, and the fields of `IVTConfig`: those of `model_size`, then those given (yaml: `model:`).
 
     Raises:
-        ValueError: for a field that does not exist, naming the nearest one.
+        ValueError: for a field that does not exist, naming the nearest one, and for a value that cannot be.
     """
-    parser = HfArgumentParser([RunPaths, Recipe], allow_abbrev=False, description=__doc__.split("\n")[0])
-    parser.add_argument("--config", help="yaml file with any of these fields; IVTConfig's under `model:`")
-    for name in IVTConfig.__annotations__:
-        if name != "model_type":
-            parser.add_argument(f"--model.{name}", type=_config_value, metavar="VALUE", help="see IVTConfig")
-    known = parser.parse_known_args(argv)[0]
-    arguments = _yaml_arguments(known.config) if known.config else []
-    # the file's fields become arguments in front of those typed, so that one parser checks both and the last one wins
-    namespace, unknown = parser.parse_known_args(arguments + (sys.argv[1:] if argv is None else argv))
-    names = [option.removeprefix("--") for option in parser._option_string_actions if option.startswith("--")]
+    typed = sys.argv[1:] if argv is None else argv
+    parser = _build_parser()
+    model_names = [f"model.{name}" for name in IVTConfig.__annotations__ if name != "model_type"]
+    names = [f.name for f in (*fields(RunPaths), *fields(Recipe))] + model_names
+    try:
+        config = parser.parse_known_args(typed)[0].config
+        recipe = _read_recipe(config) if config else {}
+        for name in recipe:
+            _check_field(str(name), names)
+        # the file's fields become arguments in front of those typed: one parser checks both, and the last one wins
+        namespace, unknown = parser.parse_known_args(_as_arguments(recipe) + typed)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; --help explains every field") from error
     for argument in unknown:
         if argument.startswith("--"):
-            name = argument.removeprefix("--").split("=")[0]
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"there is no field {name!r}; the nearest is {nearest!r}, --help lists all")
+            _check_field(argument.removeprefix("--").split("=")[0], [*names, "config"])
     if unknown:
         raise ValueError(f"arguments without a field in front: {' '.join(unknown)}; write --field value")
     given = vars(namespace)
-    model_fields = {k.removeprefix("model."): v for k, v in given.items() if k.startswith("model.") and v is not None}
+    model_fields = {name.removeprefix("model."): given[name] for name in model_names if name in given}
     paths = RunPaths(**{f.name: given[f.name] for f in fields(RunPaths)})
     recipe = Recipe(**{f.name: given[f.name] for f in fields(Recipe)})
     return paths, recipe, MODEL_SIZES.get(recipe.model_size, {}) | model_fields

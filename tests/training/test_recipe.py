@@ -8,6 +8,7 @@ from modeling_ivt import IVTConfig
 from training.recipe import Recipe, RunPaths, parse_arguments
 
 ROOT = Path(__file__).parents[2]
+NUMBERS = (int, float, int | None, float | None)
 
 
 def test_command_line_wins_over_recipe_file(tmp_path):
@@ -38,6 +39,49 @@ def test_misspelt_field_names_the_nearest(tmp_path, misspelt, nearest):
     recipe_file.write_text(f"{group}:\n  {name}: 1\n" if group else f"{name}: 1\n")
     with pytest.raises(ValueError, match=f"the nearest is '{nearest}"):
         parse_arguments(["--config", str(recipe_file)])
+
+
+def test_misspelt_field_of_a_file_is_an_error_whatever_its_value(tmp_path):
+    for line in ("cached_chunks:", "3: 4", "config: other.yaml", "model: {hiden_size: null}"):
+        (tmp_path / "recipe.yaml").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match="there is no field .*; the nearest is '"):
+            parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--batch_size", "8.5"], "argument --batch_size.*: invalid int value: '8.5'; --help"),
+        (["--test_at_end", "maybe"], "argument --test_at_end.*: .*got maybe"),
+        (["--seed"], "argument --seed: expected one argument; --help"),
+        (["--levels"], "argument --levels: expected at least one argument; --help"),
+    ],
+)
+def test_value_of_another_kind_names_its_field(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(arguments)
+
+
+def test_words_that_yaml_takes_for_truth_values_are_as_on_the_command_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("mixed_precision: no\ntest_at_end: no\nflip_words: true\nmax_steps: null\n")
+    recipe = parse_arguments(["--config", str(tmp_path / "recipe.yaml")])[1]
+    assert (recipe.mixed_precision, recipe.test_at_end, recipe.flip_words, recipe.max_steps) == (
+        "no",
+        False,
+        True,
+        None,
+    )
+
+
+def test_help_tells_every_field_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in (*Recipe.__dataclass_fields__, *RunPaths.__dataclass_fields__):
+        assert f"--{name} " in text, name
+    config = IVTConfig()
+    for name in IVTConfig.__annotations__.keys() - {"model_type"}:
+        assert f"--model.{name} VALUE (default: {getattr(config, name)})" in text, name
 
 
 def test_run_may_be_told_what_is_reported_where(tmp_path):
@@ -80,7 +124,13 @@ def test_numbers_with_exponent_reach_the_model():
 
 
 @pytest.mark.parametrize(
-    "content, message", [(None, "there is no recipe"), ("- 3", "is no recipe"), ("model: 3", "is no recipe")]
+    "content, message",
+    [
+        (None, "there is no recipe"),
+        ("- 3", "is no recipe"),
+        ("model: 3", "is no recipe"),
+        ("batch_size: [3", "recipe.yaml is no yaml file: while parsing"),
+    ],
 )
 def test_recipe_files_that_are_none(tmp_path, content, message):
     if content:
@@ -104,8 +154,27 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
         ({"protocol": "referense"}, "did you mean 'reference'"),
         ({"mixed_precision": "bf-16"}, "did you mean 'bf16'"),
+        ({"corpus": "cuhk"}, "did you mean 'cuhk-pedes'"),
+        ({"on_bad_image": "ignore"}, "expected one of 'error', 'skip'"),
+        ({"levels": ["sentence", "prase"]}, "levels is 'prase'.*did you mean 'phrase'"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0; it must be at least 1"),
+        ({"max_steps": -4}, "max_steps is -4"),
+        ({"num_views": 0}, "num_views is 0"),
+        ({"num_workers": -1}, "num_workers is -1; it must be at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"max_text_tokens": 2}, "max_text_tokens is 2; it must be at least 3"),
+        ({"max_minutes": 0.0}, "max_minutes is 0.0; it must be positive"),
+        ({"min_lr_ratio": 2.0}, "min_lr_ratio is 2.0; it must be between 0 and 1"),
     ],
 )
 def test_recipe_that_cannot_work_is_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**settings)
+
+
+def test_every_number_of_a_recipe_has_a_least_value():
+    numbers = [name for name, field in Recipe.__dataclass_fields__.items() if field.type in NUMBERS]
+    assert len(numbers) > 30
+    for name in numbers:
+        with pytest.raises(ValueError, match=f"^{name} is -1"):
+            Recipe(**{name: -1})
