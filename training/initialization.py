@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.checkpoints import load_checkpoint
@@ -161,6 +161,52 @@ def new_model(config: IVTConfig, embedding_length: float | None) -> IVTModel:
     return model
 
 
+def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
+    """The model of an IVT checkpoint in float32, with some fields of its configuration changed.
+
+    Raises:
+        ValueError: if there is no such checkpoint, it is of another kind, or its weights do not fit the fields.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"init is {checkpoint!r}, which is no checkpoint in a folder below {Path.cwd()} and cannot be had from "
+            f"the Hub; expected random, an IVT checkpoint, vit=NAME,bert=NAME or official=FILE. The Hub said: {error}"
+        ) from error
+    if config.model_type != IVTConfig.model_type:
+        raise ValueError(
+            f"init is {checkpoint!r}, a model of type {config.model_type!r}, expected {IVTConfig.model_type!r}; a ViT "
+            "and a BERT begin a new model by --init vit=NAME,bert=NAME"
+        )
+    changed = [
+        f"{name} {value} (there {getattr(config, name)})"
+        for name, value in model_fields.items()
+        if value != getattr(config, name)
+    ]
+    try:
+        return load_checkpoint(checkpoint, dtype=torch.float32, **model_fields)
+    except ValueError as error:
+        if not changed:
+            raise
+        raise ValueError(f"{error}. Or leave out what the recipe changes of it: {', '.join(changed)}") from error
+
+
+def official_model(file: str, model_fields: dict[str, Any]) -> tuple[IVTModel, list[str]]:
+    """The model of a file of the authors, and lines on what became of its keys.
+
+    Raises:
+        ValueError: if there is no such file, it holds something else, or does not fit the fields.
+    """
+    if not Path(file).is_file():
+        raise ValueError(
+            f"init is 'official={file}', and {file} is no file; expected a checkpoint of the authors, such as "
+            "checkpoint_best.pth. What this project saved is a folder: --init FOLDER"
+        )
+    geometry = {name: getattr(IVTConfig(**model_fields), name) for name in GEOMETRY}
+    return load_official(file, **(model_fields | geometry))
+
+
 def normalisation_of(checkpoint: str) -> dict[str, Any]:
     """Mean and standard deviation of the pictures a checkpoint was trained with, {} where none are saved."""
     try:
@@ -191,8 +237,7 @@ def initial_model(
     if init in (None, "random"):
         return new_model(IVTConfig(**(vocabulary | model_fields)), recipe.embedding_length), {}, []
     if init.startswith("official="):
-        geometry = {name: getattr(IVTConfig(**model_fields), name) for name in GEOMETRY}
-        model, lines = load_official(init.removeprefix("official="), **(model_fields | geometry))
+        model, lines = official_model(init.removeprefix("official="), model_fields)
         return model, {}, lines
     if init.startswith(("vit=", "bert=")):
         names = dict(part.split("=", 1) for part in re.split(r",(?=vit=|bert=)", init))
@@ -203,7 +248,7 @@ def initial_model(
         vit, bert = read_vit(names["vit"]), read_bert(names["bert"])
         model, lines = assemble(vit, bert, IVTConfig(**(vocabulary | model_fields)))
         return model, vit.normalisation, lines
-    return load_checkpoint(init, dtype=torch.float32, **model_fields), normalisation_of(init), []
+    return continued_model(init, model_fields), normalisation_of(init), []
 
 
 def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel, IVTProcessor, list[str]]:

@@ -403,6 +403,32 @@ def test_recipe_begins_with_a_file_of_the_authors(golden_checkpoint, golden_toke
 
 
 @pytest.mark.parametrize(
+    "init, message",
+    [
+        (
+            "vits=a,bert=b",
+            "init is 'vits=a,bert=b', which is no checkpoint .*expected random, an IVT checkpoint, vit=",
+        ),
+        ("official={folder}/bert", "bert is no file; expected a checkpoint of the authors.*--init FOLDER"),
+        ("{folder}/bert", "a model of type 'bert', expected 'ivt'.*--init vit=NAME,bert=NAME"),
+    ],
+)
+def test_start_that_is_none_names_what_there_could_be(tmp_path, bert, tokenizer, init, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(Recipe(init=init.format(folder=tmp_path), tokenizer=tokenizer, max_text_tokens=12), FIELDS)
+
+
+def test_fields_that_a_checkpoint_has_otherwise_are_named(tmp_path, tokenizer):
+    IVTModel(IVTConfig(**FIELDS, vocab_size=VOCABULARY)).save_pretrained(tmp_path / "ivt")
+    recipe = Recipe(init=str(tmp_path / "ivt"), tokenizer=tokenizer, max_text_tokens=12)
+    model, _, _ = build_model(recipe, FIELDS | {"bmm_ratio": 0.3})  # which no weight depends on
+    assert model.config.bmm_ratio == 0.3
+    other = FIELDS["intermediate_size"] * 2
+    with pytest.raises(ValueError, match=rf"changes of it: intermediate_size {other} \(there {other // 2}\)$"):
+        build_model(recipe, FIELDS | {"intermediate_size": other})
+
+
+@pytest.mark.parametrize(
     "size, width, depth, inner, length, patches",
     [
         ("ivt-tiny", 128, 3, 512, 96, 23 * 7),
