@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
 from corpora import load_corpus
+from corpora.official import LAYOUTS, find_annotations
 from corpora.sharded import ShardedRows, find_shards
 from modeling_ivt.checkpoints import load_checkpoint
 from processing import IVTProcessor
@@ -70,14 +71,22 @@ from training.tracking import check_trackers, start_trackers
 from training.watch import LossWatch
 
 
+def check_corpus(paths: RunPaths, recipe: Recipe) -> None:
+    """Raise a ValueError at once if the corpus is not there, not when weights were fetched, or a test begins."""
+    if recipe.corpus in LAYOUTS:
+        find_annotations(recipe.corpus, paths.corpus_root)
+    if recipe.corpus == "shards":
+        find_shards(paths.corpus_root, "train")
+        try:
+            if recipe.test_at_end:
+                find_shards(paths.corpus_root, "test")
+        except ValueError as error:
+            raise ValueError(f"{error}, or pass --test_at_end no") from error
+
+
 def load_data(paths: RunPaths, recipe: Recipe) -> tuple[Dataset | ShardedRows, Dataset]:
     """Training rows with their text levels, and validation rows."""
     options = {"on_bad_image": recipe.on_bad_image}
-    if recipe.corpus == "shards" and recipe.test_at_end:
-        try:
-            find_shards(paths.corpus_root, "test")  # if there are none, that shows now and not at the end
-        except ValueError as error:
-            raise ValueError(f"{error}, or pass --test_at_end no") from error
     if recipe.streaming:  # the rows stay on the disk, the text levels are in the shards or worked out on the way
         return ShardedRows(paths.corpus_root, "train"), load_corpus(recipe.corpus, paths.corpus_root, "val", **options)
     train_options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
@@ -208,6 +217,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     """Train, validating as the recipe says, and leave `best` and `final` in the output folder."""
     output_dir = Path(paths.output_dir)
     check_trackers(paths.trackers)
+    check_corpus(paths, recipe)
     accelerator = build_accelerator(paths, recipe)
     if not accelerator.is_main_process:
         logging.disable(logging.WARNING)  # once is enough

@@ -432,10 +432,16 @@ def test_model_and_tokenizer_that_do_not_fit_are_refused(tmp_path):
         run(tmp_path / "run", tokenizer="no/where")
 
 
-def test_shards_without_a_test_split_are_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="no shards of split 'test'.* or pass --test_at_end no"):
-        train_hf.load_data(RunPaths(corpus_root=str(tmp_path)), Recipe(corpus="shards", streaming=True))
-    with pytest.raises(ValueError, match="streaming reads shards, corpus is 'rstpreid'.*tools.shard rstpreid FOLDER"):
-        Recipe(corpus="rstpreid", streaming=True)
-    with pytest.raises(ValueError, match="cache_images needs all pairs in memory"):
-        Recipe(corpus="shards", streaming=True, cache_images=True)
+@pytest.mark.parametrize(
+    "corpus, message",
+    [
+        ("rstpreid", "no annotations of rstpreid: looked for data_captions.json"),
+        ("shards", "no shards of split 'test'.* or pass --test_at_end no"),
+    ],
+)
+def test_corpus_that_is_not_there_is_told_before_weights_are_fetched(tmp_path, monkeypatch, corpus, message):
+    (tmp_path / "train-00000-of-00001.parquet").touch()
+    monkeypatch.setattr(train_hf, "build_model", None)  # which asks the Hub
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", corpus=corpus, test_at_end=True, options={"corpus_root": str(tmp_path)})
+    assert not (tmp_path / "run").exists()

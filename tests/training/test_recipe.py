@@ -154,6 +154,8 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
         ({"protocol": "referense"}, "did you mean 'reference'"),
         ({"mixed_precision": "bf-16"}, "did you mean 'bf16'"),
+        ({"corpus": "rstpreid", "streaming": True}, "reads shards, corpus is 'rstpreid'.*tools.shard rstpreid FOLDER"),
+        ({"corpus": "shards", "streaming": True, "cache_images": True}, "cache_images needs all pairs in memory"),
         ({"corpus": "cuhk"}, "did you mean 'cuhk-pedes'"),
         ({"on_bad_image": "ignore"}, "expected one of 'error', 'skip'"),
         ({"levels": ["sentence", "prase"]}, "levels is 'prase'.*did you mean 'phrase'"),
