@@ -26,7 +26,7 @@ def start_trackers(accelerator: Accelerator, output_dir: Path, record: dict[str,
 
     Args:
         accelerator: has the trackers' names.
-        output_dir: gives the run its name.
+        output_dir: gives the run its name, and takes the files of wandb.
         record: of the run, see `record.py`.
         step: steps that are done; what a tracker knows of later ones is about to come again.
     """
@@ -37,6 +37,6 @@ def start_trackers(accelerator: Accelerator, output_dir: Path, record: dict[str,
     options = {
         "tensorboard": {"purge_step": step + 1},
         "trackio": {"name": name, "resume": "allow"},
-        "wandb": {"name": name, "id": record["id"], "resume": "allow"},
+        "wandb": {"name": name, "id": record["id"], "resume": "allow", "dir": str(output_dir)},
     }
     accelerator.init_trackers(PROJECT, config, options)
