@@ -38,7 +38,7 @@ from .embedding import embed_images, embed_texts
 
 NOT_WEIGHT = 0.25  # of a negated clause of weight 1, beside the positive clauses together
 RIGHT_WEIGHT, WRONG_WEIGHT = 1.0, 0.25  # of the mean right and the mean wrong picture, beside the query
-# 9 in 10 copies, cropped and made brighter, are closer, and 2 in 1000 pictures of other people
+# 8 in 10 copies, cropped and made brighter, are closer, and 1 in 1000 pictures of other people
 DUPLICATE_COSINE = 0.96
 _TOKEN = re.compile(r"\s+|\S+")
 _OPENING_QUOTE = re.compile(r'(?:image:)?"')

@@ -16,7 +16,7 @@ from PIL import Image
 
 from corpora.hub import upload_repository
 from retrieval.calibration import Calibration, load_calibration
-from retrieval.models import find_version
+from retrieval.models import DEFAULT_MODEL, find_version
 from tools import publish
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,28 @@ def test_a_folder_for_no_hub_speaks_of_itself(checkpoint: Path, tmp_path: Path):
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert f'folder = "{tmp_path / "out"}"' in card.text and "snapshot_download" not in card.text
     assert "widget" not in card.data.to_dict() and "huggingface.co/out" not in card.content
+
+
+def test_the_embedded_checkpoint_is_what_publishing_it_makes(hub: HubStandIn, tmp_path: Path):
+    embedded = Path(DEFAULT_MODEL)
+    again = tmp_path / embedded.name
+    evaluation = str(ROOT / "benchmarks" / "embedded_test.json")
+    with reached(hub):  # a tokenizer that is saved offline notes it
+        publish.main([str(embedded), "--dry_run", str(again), "--evaluation", evaluation])
+    assert files_of(again) == files_of(embedded)
+    for name in files_of(again) - {"README.md"}:
+        assert (again / name).read_bytes() == (embedded / name).read_bytes(), name
+    page = (again / "README.md").read_text().replace(str(again), f"checkpoints/{embedded.name}")
+    assert page == (embedded / "README.md").read_text()
+
+
+def test_the_code_of_the_embedded_checkpoints_page_runs_as_printed(run_python: Run, tmp_path: Path):
+    page = (Path(DEFAULT_MODEL) / "README.md").read_text()
+    (tmp_path / "lines.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    done = run_python(tmp_path / "lines.py", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^-?[\d.]+  checkpoints/.*/examples/(person_\d\.jpg)$", done.stdout, re.MULTILINE)
+    assert sorted(found) == [f"person_{i}.jpg" for i in (1, 2, 3, 4)]
 
 
 def test_a_published_repository_is_whole_tagged_and_public(published: tuple[str, str], hub: HubStandIn):
