@@ -35,7 +35,9 @@ DEFAULT_METHOD = "joint"
 DEFAULT_SHIFTS = 1
 TEXT_FREE_METHODS = ("cls", "rollout")
 TOKEN_TEMPERATURE = 0.07  # of the softmax over the patches; what `tokenwise_loss` trains with
-WORD_TEMPERATURE = 0.02  # of the softmax over the words; chosen on the embedded corpus's validation people
+# chosen on the embedded corpus's validation people (LOG.md):
+WORD_TEMPERATURE = 0.02  # of the softmax over the words
+GRADIENT_SHARE = 0.4  # of `gradient` in `joint`; the rest is `tokenwise`'s
 # what a bare noun is asked for in, see `in_best_colour`
 COLOURS = (
     *("black", "white", "gray", "blue", "red", "green", "yellow", "orange", "pink", "purple", "brown", "beige"),
@@ -161,9 +163,13 @@ def _tokenwise(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> to
 
 
 def _joint(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
-    """Geometric mean of the shares of `gradient` and `tokenwise`: what the cosine rests on and what says the same."""
+    """Weighted geometric mean of the shares of `gradient` and `tokenwise`.
+
+    It is high where the cosine rests on a patch that also says the same as the words.
+    """
     gradient, tokenwise = (method(model, pixel_values, texts).detach() for method in (_gradient, _tokenwise))
-    return (gradient / gradient.sum(dim=-1, keepdim=True).clamp(min=1e-12) * tokenwise).sqrt()
+    shares = gradient / gradient.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+    return shares**GRADIENT_SHARE * tokenwise ** (1 - GRADIENT_SHARE)
 
 
 def _window_starts(length: int, side: int, step: int) -> list[int]:
