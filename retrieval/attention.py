@@ -479,12 +479,12 @@ def explain(
         processor: its processor.
         image: the picture.
         text: the sentence.
-        word: one or several words of the sentence. One that names no colour is asked for in the colour that fits best,
-            see `in_best_colour`.
+        word: one or several words of the sentence. One that names no colour is asked for in the colour right before it
+            in the sentence, or else in the one that fits best, see `in_best_colour`.
         method: a key of `METHODS`. The default points best (README) with models trained with the token-wise loss;
             with others, "gradient" does.
         shifts: see `pixel_maps`.
-        colours: to ask for the word in; () asks for it as it is.
+        colours: to look for in the sentence and to ask for the word in; () asks for it as it is.
 
     Raises:
         ValueError: if the text is empty, the word does not stand in it, there is no such method, or a word is given
@@ -500,6 +500,8 @@ def explain(
     pixel_values = processor(images=[image], return_tensors="pt")["pixel_values"].to(model.device)
     asked = word or text
     if word and colours:
+        said = re.search(rf"(?<!\w)({'|'.join(map(re.escape, colours))}) {re.escape(word)}(?!\w)", text, re.IGNORECASE)
+        colours = (said[1].lower(),) if said else colours
         asked = in_best_colour(model, processor, pixel_values, [[word]], colours)[0][0]
     texts = encode_texts(model, processor, [[asked]])
     maps = pixel_maps(model, pixel_values, texts, method, shifts)  # (1, 1, height, width)

@@ -51,7 +51,8 @@ CSS = """
 .people .caption-label { position: static; max-width: 100%; white-space: normal; }
 @media (max-width: 640px) {
   .people .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
-  #map .image-container { overflow-x: auto; }
+  #map .image-container { overflow-x: auto; padding-top: 4rem; }
+  #map button, #map .image-frame { justify-content: flex-start; }
   #map img { max-width: none; width: 40rem; }
 }
 """

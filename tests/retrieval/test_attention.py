@@ -384,6 +384,14 @@ def test_explanation_says_in_which_colour_a_word_was_asked_for_and_gives_none_to
     assert asked[0].removesuffix(" hat") in COLOURS and asked[1:] == ["red backpack", "man", "and"]
 
 
+def test_a_word_is_asked_for_in_the_colour_the_sentence_gives_it(
+    tiny_model: IVTModel, processor: IVTProcessor, picture: Image.Image
+) -> None:
+    sentence = "a black man with a Blue hat and a red backpack"
+    asked = [explain(tiny_model, processor, picture, sentence, word).asked for word in ("hat", "backpack", "man")]
+    assert asked == ["blue hat", "red backpack", "man"]
+
+
 @pytest.mark.parametrize("texts", [[], [[]], [["a"], ["a", "hat"]]])
 def test_every_picture_needs_as_many_texts(tiny_model: IVTModel, processor: IVTProcessor, texts: list) -> None:
     with pytest.raises(ValueError, match="expected equally many"):

@@ -145,6 +145,11 @@ def test_page_fits_a_phone(page: Page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     people = page.locator("#people button.thumbnail-item").all()
     assert min(person.bounding_box()["width"] for person in people) >= 80
+    people[0].click()
+    expect(page.locator("#map img")).to_be_visible(timeout=SECONDS)
+    frame, picture = (page.locator(name).bounding_box() for name in ("#map .image-container", "#map img"))
+    assert picture["x"] >= frame["x"]  # to the right one can scroll
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 def test_everything_that_is_operated_has_a_name_and_keyboard_focus(page: Page):
