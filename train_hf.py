@@ -366,6 +366,6 @@ if __name__ == "__main__":
     disable_progress_bar()  # transformers' own, for the few moments of writing weights
     try:
         main()
-    except (ValueError, OSError, FloatingPointError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         # of several processes the first one speaks
         sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)

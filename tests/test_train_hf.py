@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -445,3 +446,18 @@ def test_corpus_that_is_not_there_is_told_before_weights_are_fetched(tmp_path, m
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", corpus=corpus, test_at_end=True, options={"corpus_root": str(tmp_path)})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, FloatingPointError, ImportError])  # the last: no DeepSpeed
+def test_problem_ends_the_script_with_one_line_from_the_first_process(monkeypatch, kind):
+    def fail() -> None:
+        raise kind("there is a problem")
+
+    monkeypatch.setattr("training.recipe.parse_arguments", fail)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("transformers.utils.logging.disable_progress_bar", lambda: None)
+    for rank, code in (("0", "error: there is a problem"), ("1", 1)):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "train_hf.py"), run_name="__main__")
+        assert ended.value.code == code

@@ -172,7 +172,7 @@ def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"init is {checkpoint!r}, which is no checkpoint in a folder below {Path.cwd()} and cannot be had from "
-            f"the Hub; expected random, an IVT checkpoint, vit=NAME,bert=NAME or official=FILE. The Hub said: {error}"
+            f"the Hub; expected random, an IVT checkpoint, vit=NAME,bert=NAME or official=FILE. Found: {error}"
         ) from error
     if config.model_type != IVTConfig.model_type:
         raise ValueError(
@@ -189,7 +189,10 @@ def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
     except ValueError as error:
         if not changed:
             raise
-        raise ValueError(f"{error}. Or leave out what the recipe changes of it: {', '.join(changed)}") from error
+        raise ValueError(
+            f"init is {checkpoint!r}, of which the recipe changes {', '.join(changed)}; leave out what its weights do "
+            f"not fit: {error}"
+        ) from error
 
 
 def official_model(file: str, model_fields: dict[str, Any]) -> tuple[IVTModel, list[str]]:
