@@ -324,6 +324,11 @@ def strongest_place(maps: torch.Tensor) -> torch.Tensor:
     return place / best.sum(dim=(-2, -1))[..., None]
 
 
+def _coloured(word: str, colour: str) -> str:
+    """A word in a colour; what is not hair is called yellow instead of blond."""
+    return f"{'yellow' if colour == 'blond' and 'hair' not in word.lower() else colour} {word}"
+
+
 @torch.no_grad()
 def in_best_colour(
     model: nn.Module,
@@ -346,7 +351,7 @@ def in_best_colour(
     """
     kept = set(colours) | COLOURLESS
     asked = [
-        [word if kept & set(word.lower().split()) else f"{colour} {word}" for word in row for colour in colours]
+        [word if kept & set(word.lower().split()) else _coloured(word, colour) for word in row for colour in colours]
         for row in words
     ]
     embeds = encode_texts(model, processor, asked).embeds

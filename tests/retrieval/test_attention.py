@@ -384,6 +384,12 @@ def test_explanation_says_in_which_colour_a_word_was_asked_for_and_gives_none_to
     assert asked[0].removesuffix(" hat") in COLOURS and asked[1:] == ["red backpack", "man", "and"]
 
 
+def test_only_hair_is_called_blond(tiny_model: IVTModel, processor: IVTProcessor, pixel_values: torch.Tensor) -> None:
+    words = [["hat", "hair", "blond hat"]]
+    found = in_best_colour(tiny_model, processor, pixel_values[:1], words, ("blond",))
+    assert found == [["yellow hat", "blond hair", "blond hat"]]
+
+
 def test_a_word_is_asked_for_in_the_colour_the_sentence_gives_it(
     tiny_model: IVTModel, processor: IVTProcessor, picture: Image.Image
 ) -> None:
