@@ -30,7 +30,7 @@ from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.checkpoints import load_embedder
 from modeling_ivt.exported import SUFFIXES, open_onnx, open_openvino
 from retrieval import DEFAULT_MODEL, embed_images, embed_texts
-from retrieval.models import find_version, load_processor
+from retrieval.models import WEIGHTS, find_version, load_processor
 from tools.export import WRITERS, export, graphs_of, silent_tracing
 
 # name -> format (None: PyTorch itself), int8, arithmetic
@@ -124,7 +124,7 @@ def time_base_size() -> dict[str, float]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files of a checkpoint or an export that hold its weights."""
-    return [path for pattern in ("*.safetensors", "*_encoder.*") for path in folder.glob(pattern)]
+    return [path for pattern in WEIGHTS for path in folder.glob(pattern)]
 
 
 def table_of(results: dict[str, Any]) -> str:

@@ -15,8 +15,8 @@ import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
 from modeling_ivt.checkpoints import load_embedder
 
 DEFAULT_MODEL = str(Path(__file__).parents[1] / "checkpoints" / "ivt-tiny-synthetic")
-# What decides about the embeddings; a README or the state of a training beside them does not.
 WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
+# What decides about the embeddings; a README or the state of a training beside them does not.
 DECISIVE_FILES = (*WEIGHTS, "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
 
 FOLDER_PREFIX = "sha256:"  # before the revision of a folder; that of a Hub model is a commit
@@ -42,12 +42,13 @@ def folder_revision(folder: Path) -> str:
     """Digest of the files of a model that decide about its embeddings, the same wherever the folder lies.
 
     Raises:
-        ValueError: if the folder holds no model in Hub format.
+        ValueError: if the folder holds neither a model in Hub format nor an exported one.
     """
     paths = sorted({path for pattern in DECISIVE_FILES for path in folder.glob(pattern)})
     if not any(path.match(pattern) for path in paths for pattern in WEIGHTS):
         raise ValueError(
-            f"{folder} holds no *.safetensors, expected a model in Hub format as save_pretrained writes it"
+            f"{folder} holds no {' and no '.join(WEIGHTS)}, expected a model in Hub format as save_pretrained writes "
+            "it, or one that python -m tools.export wrote"
         )
     digest = hashlib.sha256()
     for path in paths:
@@ -63,7 +64,7 @@ def find_version(name: str, revision: str | None = None) -> ModelVersion:
         revision: branch, tag or commit of a Hub model.
 
     Raises:
-        ValueError: if the folder holds no model in Hub format.
+        ValueError: if the folder holds neither a model in Hub format nor an exported one.
         OSError: if there is no such model on the Hub, or the Hub cannot be reached.
     """
     folder = Path(name)
