@@ -40,13 +40,18 @@ its authors' conditions.\
 """
 
 
+def protocol_of(settings: dict[str, Any]) -> str:
+    """The protocol of an evaluation or a recipe; the corpora's own where none is written down."""
+    return settings.get("protocol", STANDARD)
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known about the weights.
 
     Attributes:
         run: the content of run.json, empty if there is none.
-        evaluations: what `evaluate_hf.py` wrote about these weights, one for each corpus and split.
+        evaluations: what `evaluate_hf.py` wrote about these weights, one for each corpus, split and protocol.
         hub_datasets: corpus name -> the dataset's name on the Hub.
         licence: the licence's identifier on the Hub; None takes what follows from the training corpus.
         has_curves: whether curves.png lies in the repository.
@@ -61,7 +66,7 @@ class Facts:
     @property
     def official(self) -> list[dict[str, Any]]:
         """The evaluations by the corpora's own protocol, whose figures compare with those of others."""
-        return [evaluation for evaluation in self.evaluations if evaluation.get("protocol", STANDARD) == STANDARD]
+        return [evaluation for evaluation in self.evaluations if protocol_of(evaluation) == STANDARD]
 
     @property
     def corpus(self) -> str | None:
@@ -114,7 +119,7 @@ def read_evaluation(path: Path, revision: str) -> dict[str, Any]:
     """
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        directions = [*DIRECTIONS] if evaluation.get("protocol", STANDARD) == STANDARD else ["text_to_image"]
+        directions = [*DIRECTIONS] if protocol_of(evaluation) == STANDARD else ["text_to_image"]
         figures = [evaluation[direction].keys() for direction in directions]
         complete = EVALUATION_KEYS <= evaluation.keys() and all(METRICS.keys() <= names for names in figures)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -131,7 +136,7 @@ def read_evaluation(path: Path, revision: str) -> dict[str, Any]:
 
 def noted(settings: dict[str, Any]) -> str:
     """What to say of figures that do not follow the corpora's own protocol."""
-    protocol = settings.get("protocol", STANDARD)
+    protocol = protocol_of(settings)
     return "" if protocol == STANDARD else f", {protocol} protocol"
 
 
