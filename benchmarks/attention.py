@@ -350,7 +350,7 @@ def best_method(pointing: dict[str, Any]) -> str:
     return max(names, key=lambda name: np.mean([figures["box"] for figures in pointing[name][QUERIES[0]].values()]))
 
 
-def table_of(pointing: dict[str, Any], falls: dict[str, dict[str, float]] | None = None) -> str:
+def table_of(pointing: dict[str, Any], falls: dict[str, float] | None = None) -> str:
     """Lay out the figures as the README has them, a line per method and query.
 
     Args:

@@ -54,9 +54,8 @@ class Figure:
         tone = random.Random(f"skin {self._key}")
         self.skin = tuple(c + tone.randint(-7, 7) for c in SKIN_PALETTE[person.skin])
         self.hair = shade_of(person.hair_colour, self._key + " hair", HAIR_PALETTE)
-        self.turn = rng.uniform(
-            -0.22, 0.22
-        )  # u of the middle of the chest: a view from the front is seldom exactly so
+        # u of the middle of the chest: a view from the front is seldom exactly so
+        self.turn = rng.uniform(-0.22, 0.22)
         self.walks = sighting.pose == "walking"
         self.stride = sighting.stride if self.walks else sighting.stride * 0.12
         sides = ("left", "right")
@@ -96,9 +95,8 @@ class Figure:
     def _leg(self, side: str) -> list[tuple[float, float]]:
         """Hip, knee and ankle from the front or back."""
         sign, phase = self.sign(side), self._phase(side) * self.walks
-        lift = (
-            0.035 * phase * (1 if self.view == "front" else -1)
-        )  # a foot nearer to the camera is lower in the picture
+        # a foot nearer to the camera is lower in the picture
+        lift = 0.035 * phase * (1 if self.view == "front" else -1)
         x = 0.046 + 0.010 * self.bulk
         ankle = (sign * (x + 0.002 - 0.02 * abs(phase)), ANKLE - 0.01 + min(lift, 0.02))
         return [(sign * x, HIP), (sign * (x + 0.004), KNEE + 0.3 * lift), ankle]

@@ -58,7 +58,11 @@ def disable_telemetry() -> None:
 
 
 def open_onnx(path: Path) -> Encoder:
-    """Open a graph in ONNX Runtime on the CPU, with as many threads as PyTorch uses."""
+    """Open a graph in ONNX Runtime on the CPU, with as many threads as PyTorch uses.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
     disable_telemetry()
     try:
         import onnxruntime
@@ -71,7 +75,11 @@ def open_onnx(path: Path) -> Encoder:
 
 
 def open_openvino(path: Path, dtype: torch.dtype) -> Encoder:
-    """Open a graph in OpenVINO on the CPU, with as many threads as PyTorch uses and arithmetic in `dtype`."""
+    """Open a graph in OpenVINO on the CPU, with as many threads as PyTorch uses and arithmetic in `dtype`.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
     disable_telemetry()
     try:
         import openvino

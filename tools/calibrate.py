@@ -160,7 +160,10 @@ def split_cases(
 
 
 def gallery_sizes(num_people: int) -> list[int]:
-    """Numbers of people in the galleries to search: five sizes, each half of the next."""
+    """Numbers of people in the galleries to search: five sizes, each half of the next.
+
+    Three at least: the one who is asked for, one to leave out in their stead, and one to tell them from.
+    """
     return sorted({max(3, num_people >> halvings) for halvings in range(5)})
 
 

@@ -32,7 +32,8 @@ from corpora.synthetic import load_synthetic
 from modeling_ivt.checkpoints import load_checkpoint
 from retrieval.calibration import load_calibration
 from retrieval.models import DEFAULT_MODEL, find_version, folder_revision, load_processor
-from tools.card import Example, Facts, eval_results, fill_card, read_evaluation, read_run
+
+from .card import Example, Facts, eval_results, fill_card, read_evaluation, read_run
 
 ROOT = Path(__file__).parents[1]
 NUM_EXAMPLES = 4
