@@ -363,14 +363,14 @@ def table_of(pointing: dict[str, Any], falls: dict[str, float] | None = None) ->
     ]
     for method, queries in pointing.items():
         for query, parts in queries.items():
-            known = query == QUERIES[0]
+            usual = query == QUERIES[0]
             cells = [
                 f"{parts[part]['box']:.0f} ({parts[part]['mask']:.0f})" if part in parts else "" for part in PARTS
             ]
             cells += [f"{np.mean([figures[name] for figures in parts.values()]):.0f}" for name in ("mass", "ap")]
-            fall = (falls or {}).get(method) if known else None
+            fall = (falls or {}).get(method) if usual else None
             cells.append(f"{fall:.1f}" if fall is not None else "")
-            lines.append(f"| {method if known else f'{method}: {query}'} | {' | '.join(cells)} |")
+            lines.append(f"| {method if usual else f'{method}: {query}'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -392,12 +392,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         falls = pictures.faithfulness(arguments.batch_size) if split == "test" else {}
         print(table_of(pointing, falls))
         splits[split] = {"num_pictures": len(pictures.parts), "pointing": pointing, "falls": falls}
-    print(f"best on the val split: {best_method(splits['val']['pointing'])}; the default is {DEFAULT_METHOD}")
+    best = best_method(splits["val"]["pointing"])
+    print(f"best on the val split: {best}; the default is {DEFAULT_METHOD}")
     results = {
         "checkpoint": arguments.checkpoint,
         "revision": version.revision,
         "default": DEFAULT_METHOD,
-        "best_on_val": best_method(splits["val"]["pointing"]),
+        "best_on_val": best,
         **splits,
         "cpu_seconds": round(time.process_time()),
     }

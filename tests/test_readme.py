@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks import ablation, attention
 from corpora.synthetic import NUM_PEOPLE
+from retrieval.attention import DEFAULT_METHOD
+from retrieval.models import DEFAULT_MODEL, find_version
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,6 +36,25 @@ def test_result_table_has_the_measured_figures(name):
     assert cells[2] == f"{measured['num_people']} / {measured['num_images']} / {measured['num_captions']:,}"
     figures = [measured["text_to_image"][name] for name in ("R@1", "R@5", "R@10", "mAP")]
     assert cells[4:8] == [f"{figure:.1f}" for figure in figures]
+
+
+@pytest.mark.parametrize("name", ["embedded_test", "queries", "attention", "export"])
+def test_figures_are_of_the_embedded_checkpoint_as_it_is(name):
+    measured = json.loads((ROOT / f"benchmarks/{name}.json").read_text())
+    assert measured["revision"] == find_version(DEFAULT_MODEL).revision
+
+
+def test_table_of_where_the_model_looks_is_the_measured_one():
+    measured = json.loads((ROOT / "benchmarks/attention.json").read_text())
+    assert attention.table_of(measured["test"]["pointing"], measured["test"]["falls"]) in README
+    assert measured["default"] == measured["best_on_val"] == DEFAULT_METHOD
+
+
+@pytest.mark.parametrize(("group", "page"), [("paper", "README.md"), ("beyond", "LOG.md")])
+def test_tables_of_the_ablation_are_the_measured_ones(group, page):
+    summaries = json.loads((ROOT / f"benchmarks/ablation_{group}.json").read_text())
+    assert summaries.keys() == ablation.GROUPS[group].keys()
+    assert ablation.table_of(summaries) in (ROOT / page).read_text()
 
 
 def test_table_of_better_queries_has_the_measured_figures():
