@@ -44,6 +44,7 @@ from corpora.captions import COLOUR_WORDS, HAIR_COLOUR_WORDS, KIND_WORDS
 from corpora.people import ACCENT_COLOURS, PARTS
 from retrieval.attention import (
     DEFAULT_METHOD,
+    DEFAULT_SHIFTS,
     TEXT_FREE_METHODS,
     Texts,
     encode_texts,
@@ -336,7 +337,8 @@ def measure(pictures: Pictures, batch_size: int, all_queries: bool) -> dict[str,
     results = {name: {QUERIES[0]: figures} for name, figures in pictures.baselines().items()}
     for method, shifts in VARIANTS:
         name = variant_name(method, shifts)
-        most = len(QUERIES) if name == DEFAULT_METHOD else 1 if method in TEXT_FREE_METHODS or shifts > 1 else 2
+        is_default = (method, shifts) == (DEFAULT_METHOD, DEFAULT_SHIFTS)
+        most = len(QUERIES) if is_default else 1 if method in TEXT_FREE_METHODS or shifts > 1 else 2
         results[name] = pictures.point(method, shifts, QUERIES[: most if all_queries else 1], batch_size)
     return results
 

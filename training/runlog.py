@@ -129,9 +129,9 @@ class RunLog:
         validations = [r for r in self.records if "validation" in r]
         loss_axes.plot([r["step"] for r in losses], [r["loss"] for r in losses])
         loss_axes.set(title="training", xlabel="optimiser step", ylabel="loss")
+        minutes = [r["seconds"] / 60 for r in validations]
         for name in SHOWN:
             values = [r["validation"]["text_to_image"][name] for r in validations]
-            minutes = [r["seconds"] / 60 for r in validations]
             recall_axes.plot(minutes, values, marker="o", markersize=3, label=name)
         recall_axes.set(
             title="validation, text to image", xlabel="minutes of training", ylabel="percent", ylim=(0, 100)
