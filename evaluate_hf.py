@@ -5,7 +5,7 @@
 
 CHECKPOINT is a folder or a name on the Hub, of an exported model too (tools/export.py). Definitions:
 metric/person_retrieval/README.md. `--protocol reference` evaluates as the authors of IVT do, to compare with their
-figures only: see `retrieval.evaluation`.
+figures only: see `ivt.retrieval.evaluation`.
 """
 
 import argparse
@@ -22,11 +22,11 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from corpora import CORPORA, SPLITS, load_corpus
-from metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
-from modeling_ivt.checkpoints import load_embedder
-from retrieval.evaluation import PROTOCOLS, evaluate_as_reference, evaluate_retrieval
-from retrieval.models import find_version, load_processor
+from ivt.corpora import CORPORA, SPLITS, load_corpus
+from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
+from ivt.retrieval.checkpoints import load_embedder
+from ivt.retrieval.evaluation import PROTOCOLS, evaluate_as_reference, evaluate_retrieval
+from ivt.retrieval.models import find_version, load_processor
 
 DIRECTIONS = ("text_to_image", "image_to_text")
 

@@ -31,19 +31,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
-from corpora import load_corpus
-from corpora.official import LAYOUTS, find_annotations
-from corpora.sharded import ShardedRows, find_shards
-from modeling_ivt.checkpoints import load_checkpoint
-from processing import IVTProcessor
-from processing.batches import PairCollator, StreamedPairs, TrainingPairs
-from processing.caption_augmentation import CaptionAugmentation
-from processing.levels import add_levels
-from processing.samplers import BalancedSampler, PairSampler, ShardSampler
-from processing.views import TrainingViews
-from retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
-from training.backward import backward
-from training.checkpoints import (
+from ivt.corpora import load_corpus
+from ivt.corpora.official import LAYOUTS, find_annotations
+from ivt.corpora.sharded import ShardedRows, find_shards
+from ivt.retrieval.checkpoints import load_checkpoint
+from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
+from ivt.training.backward import backward
+from ivt.training.checkpoints import (
     Progress,
     best_is_saved,
     delete_replaced,
@@ -52,13 +46,13 @@ from training.checkpoints import (
     save_checkpoint,
     save_model,
 )
-from training.distributed import build_accelerator, embed_in_shares, prepare
-from training.dry_run import estimate_cost
-from training.initialization import build_model
-from training.objectives import Objective
-from training.optimization import Schedule, build_optimizer, learning_rate_factor
-from training.recipe import Recipe, RunPaths, parse_arguments
-from training.record import (
+from ivt.training.distributed import build_accelerator, embed_in_shares, prepare
+from ivt.training.dry_run import estimate_cost
+from ivt.training.initialization import build_model
+from ivt.training.objectives import Objective
+from ivt.training.optimization import Schedule, build_optimizer, learning_rate_factor
+from ivt.training.recipe import Recipe, RunPaths, parse_arguments
+from ivt.training.record import (
     describe_sizes,
     hash_rows,
     is_finished,
@@ -66,9 +60,15 @@ from training.record import (
     start_record,
     summarise_seeds,
 )
-from training.runlog import RunLog, figures_of
-from training.tracking import check_trackers, start_trackers
-from training.watch import LossWatch
+from ivt.training.runlog import RunLog, figures_of
+from ivt.training.tracking import check_trackers, start_trackers
+from ivt.training.watch import LossWatch
+from processing import IVTProcessor
+from processing.batches import PairCollator, StreamedPairs, TrainingPairs
+from processing.caption_augmentation import CaptionAugmentation
+from processing.levels import add_levels
+from processing.samplers import BalancedSampler, PairSampler, ShardSampler
+from processing.views import TrainingViews
 
 
 def check_corpus(paths: RunPaths, recipe: Recipe) -> None:

@@ -39,10 +39,10 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d, normalize
 from tqdm import tqdm
 
-from corpora import load_synthetic
-from corpora.captions import COLOUR_WORDS, HAIR_COLOUR_WORDS, KIND_WORDS
-from corpora.people import ACCENT_COLOURS, PARTS
-from retrieval.attention import (
+from ivt.corpora import load_synthetic
+from ivt.corpora.drawn.captions import COLOUR_WORDS, HAIR_COLOUR_WORDS, KIND_WORDS
+from ivt.corpora.drawn.people import ACCENT_COLOURS, PARTS
+from ivt.explain.attention import (
     DEFAULT_METHOD,
     DEFAULT_SHIFTS,
     TEXT_FREE_METHODS,
@@ -52,7 +52,7 @@ from retrieval.attention import (
     pixel_maps,
     strongest_place,
 )
-from retrieval.models import find_version, load_model
+from ivt.retrieval.models import find_version, load_model
 
 QUERIES = (
     "colour and noun",
@@ -62,7 +62,7 @@ QUERIES = (
     "wrong colour, right noun",
 )
 FIGURES = ("box", "mask", "mass", "ap")
-# (method, shifts), see `retrieval.attention.pixel_maps`
+# (method, shifts), see `ivt.explain.attention.pixel_maps`
 VARIANTS = (
     ("cls", 1),
     ("rollout", 1),

@@ -20,11 +20,11 @@ from multiprocessing import get_context
 import torch
 from accelerate import Accelerator
 
+from ivt.training.backward import backward
+from ivt.training.objectives import Objective
+from ivt.training.optimization import build_optimizer
+from ivt.training.recipe import Recipe, parse_arguments
 from modeling_ivt import IVTConfig, IVTModel
-from training.backward import backward
-from training.objectives import Objective
-from training.optimization import build_optimizer
-from training.recipe import Recipe, parse_arguments
 
 TEXT_TOKENS = {"sentence": (20, 60), "phrase": (4, 12), "word": (8, 20)}  # least and most, with [CLS] and [SEP]
 

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from corpora import CORPORA, load_corpus
-from metric.person_retrieval.person_retrieval import retrieval_metrics
+from ivt import DEFAULT_MODEL, embed_images, embed_texts
+from ivt.corpora import CORPORA, load_corpus
+from ivt.hub.export import WRITERS, export, graphs_of, silent_tracing
+from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
+from ivt.retrieval.checkpoints import load_embedder
+from ivt.retrieval.exported import SUFFIXES, open_onnx, open_openvino
+from ivt.retrieval.models import WEIGHTS, find_version, load_processor
 from modeling_ivt import IVTConfig, IVTModel
-from modeling_ivt.checkpoints import load_embedder
-from modeling_ivt.exported import SUFFIXES, open_onnx, open_openvino
-from retrieval import DEFAULT_MODEL, embed_images, embed_texts
-from retrieval.models import WEIGHTS, find_version, load_processor
-from tools.export import WRITERS, export, graphs_of, silent_tracing
 
 # name -> format (None: PyTorch itself), int8, arithmetic
 VARIANTS: dict[str, tuple[str | None, bool, torch.dtype]] = {

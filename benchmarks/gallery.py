@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ivt import DEFAULT_MODEL, embed_images
+from ivt.gallery import gallery as gallery_module
+from ivt.gallery.crops import list_images
+from ivt.gallery.engine import decode, hash_content
+from ivt.gallery.gallery import NUM_PROBES, REFINE_FACTOR, Gallery
+from ivt.gallery.indexing import COMMIT_ROWS
+from ivt.gallery.store import INDEXES, VECTOR_INDEX, gallery_schema
+from ivt.retrieval.models import ModelVersion, find_version, load_model
 from processing import IVTImageProcessor
-from retrieval import DEFAULT_MODEL, embed_images
-from retrieval import gallery as gallery_module
-from retrieval.crops import list_images
-from retrieval.engine import decode, hash_content
-from retrieval.gallery import NUM_PROBES, REFINE_FACTOR, Gallery
-from retrieval.indexing import COMMIT_ROWS
-from retrieval.models import ModelVersion, find_version, load_model
-from retrieval.store import INDEXES, VECTOR_INDEX, gallery_schema
 
 MODEL = ModelVersion("synthetic", "sha256:none")
 PICTURES_PER_PERSON = 4

@@ -21,13 +21,21 @@ import torch
 from datasets import Dataset
 from PIL import Image, ImageEnhance
 
-from corpora import load_corpus
-from corpora.attributes import AttributeQuery, sample_attribute_queries
-from metric.person_retrieval.person_retrieval import average_precision_of, match_ranks
-from retrieval.calibration import fit_curve, presence_rates
-from retrieval.embedding import embed_images, embed_texts
-from retrieval.models import find_version, load_model
-from retrieval.queries import (
+from ivt.corpora import load_corpus
+from ivt.corpora.drawn.attributes import AttributeQuery, sample_attribute_queries
+from ivt.gallery.calibrate import (
+    NUM_PEOPLE,
+    EmbeddedSplit,
+    clauses_of,
+    cut_every_other,
+    embed_split,
+    gallery_sizes,
+    next_images,
+    split_cases,
+    with_pictures,
+)
+from ivt.gallery.calibration import fit_curve, presence_rates
+from ivt.gallery.queries import (
     DUPLICATE_COSINE,
     RIGHT_WEIGHT,
     WRONG_WEIGHT,
@@ -39,17 +47,9 @@ from retrieval.queries import (
     group_duplicates,
     refine,
 )
-from tools.calibrate import (
-    NUM_PEOPLE,
-    EmbeddedSplit,
-    clauses_of,
-    cut_every_other,
-    embed_split,
-    gallery_sizes,
-    next_images,
-    split_cases,
-    with_pictures,
-)
+from ivt.metric.person_retrieval.person_retrieval import average_precision_of, match_ranks
+from ivt.retrieval.embedding import embed_images, embed_texts
+from ivt.retrieval.models import find_version, load_model
 
 SHAPES = ((2, 0), (3, 0), (1, 1), (2, 1), (2, 2))  # (clauses that are wanted, clauses that are not)
 QUERIES_PER_SHAPE = 300
@@ -264,7 +264,7 @@ def measure_duplicates(
 def measure_presence(
     model: torch.nn.Module, processor: Any, validation: EmbeddedSplit, test: EmbeddedSplit
 ) -> dict[str, dict[str, float]]:
-    """Fit the curves on validation people, as `tools.calibrate` does, and tell present from absent test people."""
+    """Fit the curves on validation people, as `ivt.gallery.calibrate` does, and tell present from absent test people."""
     fitted = split_cases(
         model, processor, validation, cut_every_other(validation), gallery_sizes(validation.num_people)
     )

@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from corpora.drawing import draw_sighting
-from corpora.people import sample_person, sample_sighting
-from metric.person_retrieval.person_retrieval import retrieval_metrics
+from ivt import rank_gallery
+from ivt.corpora.drawn.drawing import draw_sighting
+from ivt.corpora.drawn.people import sample_person, sample_sighting
+from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 from modeling_ivt import IVTConfig, IVTModel
 from processing import IVTImageProcessor
 from processing.views import TrainingViews, resized_pixels
-from retrieval import rank_gallery
 
 
 def median_rate(function: Callable[[], object], items: int, rounds: int = 5) -> float:

@@ -89,7 +89,7 @@ def golden_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_sizes() -> list[str]:
-    """What `tools.convert_official` has to be told about the golden checkpoint."""
+    """What `ivt.hub.convert` has to be told about the golden checkpoint."""
     sizes = json.loads((GOLDEN / "geometry.json").read_text())
     height, width = map(str, sizes["image_size"])
     heads = str(sizes["num_attention_heads"])
@@ -148,7 +148,7 @@ def converted(
 ) -> tuple[Path, str]:
     """The golden checkpoint converted by the command line, with a tokenizer: (folder, what was printed)."""
     folder = tmp_path_factory.mktemp("converted") / "model"
-    command = ["-m", "tools.convert_official", golden_checkpoint, folder, *golden_sizes]
+    command = ["-m", "ivt.hub.convert", golden_checkpoint, folder, *golden_sizes]
     done = run_python(*command, "--tokenizer", golden_tokenizer, cwd=REPO)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -169,7 +169,7 @@ def published(
     What is on the main branch afterwards is unusable, so whatever does not keep to the revision fails.
     """
     name, revision = "tester/ivt-golden", "v7"
-    command = ["-m", "tools.publish", converted[0], name, "--license", "mit", "--tag", revision]
+    command = ["-m", "ivt.hub.publish", converted[0], name, "--license", "mit", "--tag", revision]
     done = run_python(*command, cwd=REPO, hub=hub)
     assert done.returncode == 0, done.stderr
     hub.repositories["models", name].commit("main", {"config.json": b"{}", "modeling_ivt.py": b"raise SystemExit"})

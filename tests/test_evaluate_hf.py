@@ -13,11 +13,11 @@ from transformers import BertTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 
 import evaluate_hf
-from corpora import FEATURES
-from metric.person_retrieval.person_retrieval import retrieval_metrics
+from ivt.corpora import FEATURES
+from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
+from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 from modeling_ivt import IVTModel
 from processing import IVTImageProcessor, IVTProcessor
-from retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "gray": (128, 128, 128)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, "a", "man", "in", "."]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric.person_retrieval import person_retrieval
-from metric.person_retrieval.person_retrieval import retrieval_metrics
+from ivt.metric.person_retrieval import person_retrieval
+from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 
 FOLDER = Path(person_retrieval.__file__).parent
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import ablation, attention
-from corpora.synthetic import NUM_PEOPLE
-from retrieval.attention import DEFAULT_METHOD
-from retrieval.models import DEFAULT_MODEL, find_version
+from ivt.corpora.drawn.synthetic import NUM_PEOPLE
+from ivt.explain.attention import DEFAULT_METHOD
+from ivt.retrieval.models import DEFAULT_MODEL, find_version
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

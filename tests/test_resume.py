@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from corpora.sharded import write_shards
+from ivt.corpora.sharded import write_shards
+from ivt.files import find_damage
+from ivt.training.checkpoints import find_checkpoints
 from train_tiny import load_tiny, train_streamed, train_until_killed, train_with_small_disk
-from training.checkpoints import find_checkpoints
-from training.files import find_damage
 
 ROOT = Path(__file__).parents[1]
 

@@ -195,7 +195,7 @@ def test_the_wheel_brings_the_embedded_checkpoint(with_package: tuple[Path, Path
 def test_importing_a_module_does_nothing(with_package: tuple[Path, Path]) -> None:
     output_dir, started_in = with_package
     report = json.loads((output_dir / "report.json").read_text())
-    assert "tools.convert_official" in report["imported"]
+    assert "ivt.hub.convert" in report["imported"]
     assert report["said_at_import"] == ""
     assert list(started_in.iterdir()) == []
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 import train_hf
+from ivt.retrieval.evaluation import evaluate_retrieval
+from ivt.training import checkpoints, runlog
+from ivt.training.objectives import Objective
+from ivt.training.recipe import Recipe, RunPaths
+from ivt.training.record import is_finished
 from modeling_ivt import IVTConfig, IVTModel
-from retrieval.evaluation import evaluate_retrieval
 from train_tiny import TINY_MODEL, load_tiny
-from training import checkpoints, runlog
-from training.objectives import Objective
-from training.recipe import Recipe, RunPaths
-from training.record import is_finished
 
 ROOT = Path(__file__).parents[1]
 
@@ -453,7 +453,7 @@ def test_problem_ends_the_script_with_one_line_from_the_first_process(monkeypatc
     def fail() -> None:
         raise kind("there is a problem")
 
-    monkeypatch.setattr("training.recipe.parse_arguments", fail)
+    monkeypatch.setattr("ivt.training.recipe.parse_arguments", fail)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     monkeypatch.setattr("transformers.utils.logging.disable_progress_bar", lambda: None)
     for rank, code in (("0", "error: there is a problem"), ("1", 1)):

@@ -21,8 +21,8 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 
 import train_hf
-from corpora import load_synthetic
-from training.recipe import Recipe, RunPaths
+from ivt.corpora import load_synthetic
+from ivt.training.recipe import Recipe, RunPaths
 
 ROOT = Path(__file__).parents[1]
 NUM_PEOPLE = {"train": 6, "val": 4, "test": 4}

@@ -28,9 +28,9 @@ from benchmarks.attention import (
     table_of,
     variant_name,
 )
-from corpora import load_synthetic
-from corpora.captions import COLOUR_WORDS
-from corpora.people import PARTS
+from ivt.corpora import load_synthetic
+from ivt.corpora.drawn.captions import COLOUR_WORDS
+from ivt.corpora.drawn.people import PARTS
 from modeling_ivt import IVTConfig, IVTModel
 from processing import IVTImageProcessor, IVTProcessor
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.export import VARIANTS, base_size_of, table_of
-from tools.export import NUM_CALIBRATION_ROWS, TOLERANCE
+from ivt.hub.export import NUM_CALIBRATION_ROWS, TOLERANCE
 
 ROOT = Path(__file__).parents[2]
 RESULTS = json.loads((ROOT / "benchmarks" / "export.json").read_text())

@@ -3,10 +3,10 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from corpora import check
-from corpora.check import MAX_COLOUR_RECALL, count_colours, count_corpus
-from corpora.people import sample_person
-from corpora.synthetic import NUM_PEOPLE
+from ivt.corpora import check
+from ivt.corpora.check import MAX_COLOUR_RECALL, count_colours, count_corpus
+from ivt.corpora.drawn.people import sample_person
+from ivt.corpora.drawn.synthetic import NUM_PEOPLE
 
 PERSON_IDS = [7, 7, 7, 9, 3]
 CAPTIONS = [

@@ -7,8 +7,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-import corpora
-from corpora import FEATURES, load_corpus, official
+from ivt.corpora import FEATURES, load_corpus, official
 
 ANNOTATIONS = {"cuhk-pedes": "reid_raw.json", "icfg-pedes": "ICFG-PEDES.json", "rstpreid": "data_captions.json"}
 FOLDERS = {"cuhk-pedes": "CUHK-PEDES", "icfg-pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}

@@ -15,9 +15,8 @@ import pytest
 from datasets import Dataset, load_dataset
 from PIL import Image
 
-from corpora import load_corpus, sharded
-from corpora.sharded import SHARD_FEATURES, ShardedRows, write_shards
-from tools import shard
+from ivt.corpora import load_corpus, shard, sharded
+from ivt.corpora.sharded import SHARD_FEATURES, ShardedRows, write_shards
 
 EXTENSIONS = ("parquet", "tar")
 
@@ -239,7 +238,7 @@ def test_columns_that_are_missing_or_empty_are_named(tmp_path, columns, message)
 def test_row_groups_that_are_too_large_are_refused(tmp_path, monkeypatch):
     write_table(tmp_path / "train-00000-of-00001.parquet")
     monkeypatch.setattr(sharded, "CACHE_BYTES", 100)
-    with pytest.raises(ValueError, match="has a row group of .* write the shards with python -m tools.shard"):
+    with pytest.raises(ValueError, match="has a row group of .* write the shards with python -m ivt.corpora.shard"):
         ShardedRows(tmp_path, "train")
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
-from retrieval.embedding import embed_images, embed_texts, prefetch
+from ivt.retrieval.embedding import embed_images, embed_texts, prefetch
 
 
 class ColourModel(torch.nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hub_stand_in import HubStandIn
 
-from retrieval.models import find_version
+from ivt.retrieval.models import find_version
 
 REPO = Path(__file__).parents[2]
 

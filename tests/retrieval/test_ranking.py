@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval import ranking
-from retrieval.ranking import rank_gallery
+from ivt.retrieval import ranking
+from ivt.retrieval.ranking import rank_gallery
 
 
 def signs(rows: int, columns: int) -> st.SearchStrategy[torch.Tensor]:

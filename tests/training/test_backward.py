@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import multiprocessing
 
+from ivt.training.backward import backward, take_pairs
+from ivt.training.objectives import Embeddings, Objective
+from ivt.training.recipe import Recipe
 from modeling_ivt import IVTConfig, IVTModel
-from training.backward import backward, take_pairs
-from training.objectives import Embeddings, Objective
-from training.recipe import Recipe
 
 PERSONS = (2, 4, 9)
 ALL_LOSSES = {"cmpm_weight": 1.0, "itc_weight": 0.5, "sdm_weight": 0.3, "token_weight": 0.7, "identity_weight": 1.0}

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints import find_checkpoints, newest_whole_checkpoint, open_output, saving
-from training.files import write_manifest
-from training.recipe import Recipe
+from ivt.files import write_manifest
+from ivt.training.checkpoints import find_checkpoints, newest_whole_checkpoint, open_output, saving
+from ivt.training.recipe import Recipe
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from transformers import AutoModel
 
 import train_hf
 import train_tiny
-from training.distributed import build_accelerator, configure_deepspeed, embed_in_shares
-from training.recipe import Recipe, RunPaths
+from ivt.training.distributed import build_accelerator, configure_deepspeed, embed_in_shares
+from ivt.training.recipe import Recipe, RunPaths
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes/accelerate"
@@ -178,7 +178,7 @@ def test_what_deepspeed_cannot_do_is_refused(deepspeed_config):
     ],
 )
 def test_what_fsdp_cannot_do_is_refused_before_anything_starts(monkeypatch, accelerator, settings, message):
-    monkeypatch.setattr("training.distributed.Accelerator", lambda **_: SimpleNamespace(**accelerator))
+    monkeypatch.setattr("ivt.training.distributed.Accelerator", lambda **_: SimpleNamespace(**accelerator))
     with pytest.raises(ValueError, match=message):
         build_accelerator(RunPaths(), Recipe(**settings))
 

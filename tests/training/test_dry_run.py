@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.dry_run import bytes_of, duration, measure_batches
+from ivt.training.dry_run import bytes_of, duration, measure_batches
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from transformers import (
     ViTModel,
 )
 
+from ivt.hub import build_start
+from ivt.training.initialization import assemble, build_model
+from ivt.training.recipe import MODEL_SIZES, Recipe, parse_arguments
+from ivt.training.sources import read_bert, read_vit
 from modeling_ivt import IVTConfig, IVTModel
-from tools import build_start
-from training.initialization import assemble, build_model
-from training.recipe import MODEL_SIZES, Recipe, parse_arguments
-from training.sources import read_bert, read_vit
 
 VOCABULARY = 60
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -461,6 +461,6 @@ def test_source_of_weights_for_the_hub_is_asked_for_what_is_needed_only(tmp_path
         asked.append((name, allow_patterns))
         return str(tmp_path / "bert")
 
-    monkeypatch.setattr("training.sources.snapshot_download", download)
+    monkeypatch.setattr("ivt.training.sources.snapshot_download", download)
     assert read_bert("somebody/bert").tensors.keys() == load_file(tmp_path / "bert/model.safetensors").keys()
     assert asked == [("somebody/bert", ["config.json", "preprocessor_config.json", "model*.safetensors*"])]

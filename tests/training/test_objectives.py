@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from ivt.training.objectives import LEAST_TEMPERATURE, Embeddings, Objective
+from ivt.training.recipe import Recipe
 from modeling_ivt import IVTConfig, IVTModel, tokenwise_loss
-from training.objectives import LEAST_TEMPERATURE, Embeddings, Objective
-from training.recipe import Recipe
 
 ONLY = dict.fromkeys(("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight"), 0.0)
 

@@ -1,9 +1,9 @@
 import pytest
 
+from ivt.training.objectives import Objective
+from ivt.training.optimization import build_optimizer, learning_rate_factor
+from ivt.training.recipe import Recipe
 from modeling_ivt import IVTModel
-from training.objectives import Objective
-from training.optimization import build_optimizer, learning_rate_factor
-from training.recipe import Recipe
 
 
 def test_learning_rate_warms_up_and_ends_at_its_least():

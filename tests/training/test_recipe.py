@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ivt.training.recipe import Recipe, RunPaths, parse_arguments
 from modeling_ivt import IVTConfig
-from training.recipe import Recipe, RunPaths, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = (int, float, int | None, float | None)
@@ -154,7 +154,10 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
         ({"protocol": "referense"}, "did you mean 'reference'"),
         ({"mixed_precision": "bf-16"}, "did you mean 'bf16'"),
-        ({"corpus": "rstpreid", "streaming": True}, "reads shards, corpus is 'rstpreid'.*tools.shard rstpreid FOLDER"),
+        (
+            {"corpus": "rstpreid", "streaming": True},
+            "reads shards, corpus is 'rstpreid'.*ivt.corpora.shard rstpreid FOLDER",
+        ),
         ({"corpus": "shards", "streaming": True, "cache_images": True}, "cache_images needs all pairs in memory"),
         ({"corpus": "cuhk"}, "did you mean 'cuhk-pedes'"),
         ({"on_bad_image": "ignore"}, "expected one of 'error', 'skip'"),

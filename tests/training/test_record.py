@@ -5,8 +5,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from corpora import FEATURES
-from training.record import describe_git, describe_sizes, hash_rows, is_finished, summarise_seeds
+from ivt.corpora import FEATURES
+from ivt.training.record import describe_git, describe_sizes, hash_rows, is_finished, summarise_seeds
 
 
 def rows_of(*rows: tuple[bytes, str, int, list[str]]) -> Dataset:

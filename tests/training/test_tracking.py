@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from training.tracking import start_trackers
+from ivt.training.tracking import start_trackers
 
 
 def test_resumed_run_is_the_same_run_for_every_tracker_and_stays_in_its_folder(tmp_path):

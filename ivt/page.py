@@ -1,0 +1,239 @@
+"""The demo page: describe a person, see who fits best, and where the model looked.
+
+    python space/app.py [--model FOLDER_OR_NAME] [--people FOLDER] [--port 7860]
+
+It opens with the embedded checkpoint and a small gallery of the embedded corpus (`space/people/`, a folder per camera:
+people of the test split, whom the model never saw). A visitor's own crops become a gallery that only their session
+sees and that is deleted with it. Needs the extras `space` and `search`.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from .explain.attention import explain
+from .gallery.crops import PathFields
+from .gallery.gallery import Gallery
+from .gallery.results import SearchResults
+from .gallery.store import any_of
+from .retrieval.models import DEFAULT_MODEL, load_model
+
+PEOPLE = Path(__file__).resolve().parent / "people"
+NUM_RESULTS = 10
+MAX_FILES = 500  # of one upload
+MAX_BYTES = 10_000_000  # of one picture
+SESSION_SECONDS = 3600  # how long an uploaded gallery is kept
+WHOLE_SENTENCE = "the whole sentence"
+EXAMPLES = [
+    "A woman with long hair wears a pink t-shirt, black shorts and black shoes.",
+    "A man in a white coat over blue pants, with a black backpack.",
+    "The person wears a red knit cap, a blue hoodie, jeans and gray boots.",
+]
+INTRODUCTION = """# Find a person from a sentence
+IVT ranks pictures of people by how well a description fits them. These people are drawn, not photographed.
+A high rank is a hint for a human reader and never evidence: the model always returns somebody.
+"""
+# pictures whole and captions below them, not one over the other
+CSS = """
+.people .grid-wrap, #map .image-container { padding-top: 2.8rem; }
+.people .grid-wrap { height: auto; max-height: none; overflow: visible; }
+.people .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; }
+.people .gallery-item { height: auto; }
+.people .thumbnail-item { display: flex; flex-direction: column; height: auto; aspect-ratio: auto; }
+.people .thumbnail-item img { height: auto; aspect-ratio: 2 / 5; }
+.people .caption-label { position: static; max-width: 100%; white-space: normal; }
+@media (max-width: 640px) {
+  .people .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+  #map .image-container { overflow-x: auto; padding-top: 4rem; }
+  #map button, #map .image-frame { justify-content: flex-start; }
+  #map img { max-width: none; width: 40rem; }
+}
+"""
+
+
+@dataclass
+class Session:
+    """What one visitor sees: a gallery, and what the last search of each side found."""
+
+    uri: str
+    folder: Path | None = None  # of an uploaded gallery, deleted with the session
+    found: list[SearchResults | None] = field(default_factory=lambda: [None, None])
+
+    def close(self) -> None:
+        """Delete the pictures that were uploaded."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def cameras_of(gallery: Gallery) -> list[str]:
+    """Names of the cameras in a gallery, in order."""
+    return sorted({picture.camera for picture in gallery if picture.camera})
+
+
+def captioned(results: SearchResults) -> list[tuple[Image.Image, str]]:
+    """Pictures with place, score and camera, as the page shows them."""
+    captions = [
+        f"{place}. {result.score:.2f}" + (f", {result.camera}" if result.camera else "")
+        for place, result in enumerate(results, start=1)
+    ]
+    return list(zip(results.images(), captions, strict=True))
+
+
+def search(session: Session, query: str, other_query: str, cameras: Sequence[str]) -> tuple[Any, ...]:
+    """Answer one query, or two side by side.
+
+    Returns:
+        The session, people of the first and of the second query, and a line that says what was done.
+    """
+    if not query.strip():
+        raise gr.Error("Describe the person first, for example: " + EXAMPLES[0])
+    gallery = Gallery(session.uri)
+    where = any_of("camera", cameras) if cameras else None
+    sides = []
+    for side, text in enumerate((query, other_query)):
+        wanted = bool(text.strip())
+        session.found[side] = gallery.search(text, NUM_RESULTS, where) if wanted else None
+        people = captioned(session.found[side]) if wanted else []
+        sides.append(gr.Gallery(people, label=f"“{text.strip()}”" if wanted else "No second query", visible=wanted))
+    cameras_said = f"camera {', '.join(cameras)}" if cameras else "all cameras"
+    return session, *sides, f"{len(session.found[0])} people of {len(gallery)} pictures, {cameras_said}. Choose one."
+
+
+def chosen_words(session: Session, side: int, event: gr.SelectData) -> tuple[Any, ...]:
+    """Offer the words of the query whose result was clicked, and show where its whole sentence looks."""
+    results = session.found[side]
+    words = list(dict.fromkeys(word.strip(".,;:!?") for word in results.query.split()))
+    choice = gr.Radio([WHOLE_SENTENCE, *filter(None, words)], value=WHOLE_SENTENCE, visible=True)
+    chosen = (side, event.index)
+    return chosen, choice, show_map(session, chosen, WHOLE_SENTENCE)
+
+
+def show_map(session: Session, chosen: tuple[int, int] | None, word: str) -> Any:
+    """Draw where the model looks in the chosen picture for the sentence or a word of it."""
+    if chosen is None:
+        raise gr.Error("Choose one of the people found first.")
+    results, place = session.found[chosen[0]], chosen[1]
+    image = results[place : place + 1].images()[0]
+    model, processor = load_model(Gallery(session.uri).model_version)
+    explanation = explain(model, processor, image, results.query, None if word == WHOLE_SENTENCE else word)
+    return gr.Image(explanation.draw(), label=f"Where the model looked in number {place + 1} for {word}", visible=True)
+
+
+def problem_of(path: Path) -> str | None:
+    """Why an uploaded file is refused, or None."""
+    if path.stat().st_size > MAX_BYTES:
+        return f"is larger than {MAX_BYTES // 1_000_000} MB"
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return "is no picture that can be read"
+    return None
+
+
+def upload(session: Session, files: Sequence[str] | None) -> tuple[Any, ...]:
+    """Make a visitor's pictures the gallery of their session; refuse an upload without any that can be read."""
+    paths = [Path(name) for name in files or []]
+    # by their whole paths: in subfolders there may be others of the same name
+    problems = {path: problem for path in paths[:MAX_FILES] if (problem := problem_of(path))}
+    good = [path for path in paths[:MAX_FILES] if path not in problems]
+    refused = "; ".join(f"{path.name} {problem}" for path, problem in list(problems.items())[:5])
+    if not good:
+        message = f"Nothing was uploaded: {refused or 'the folder is empty'}. The gallery is still the old one."
+        return session, gr.CheckboxGroup(), message
+    folder = Path(tempfile.mkdtemp(prefix="ivt-upload-"))
+    for number, path in enumerate(good):
+        shutil.copy(path, folder / f"{number:03d}-{path.name}")
+    gallery = Gallery(folder / "people.lance", Gallery(session.uri).model_version.name)
+    report = gallery.add(folder, progress=False)
+    session.close()
+    left_out = f" Left out: {refused}." if problems else ""
+    if len(paths) > MAX_FILES:
+        left_out += f" Only the first {MAX_FILES} files were taken."
+    message = f"Your gallery has {report.added} pictures. It is deleted when you leave.{left_out}"
+    return Session(str(folder / "people.lance"), folder), gr.CheckboxGroup([], value=[], visible=False), message
+
+
+def build_page(gallery: Gallery) -> gr.Blocks:
+    """Lay out the page over a gallery that all visitors share until they upload their own."""
+    cameras, uri = cameras_of(gallery), gallery.store.uri
+
+    # analytics: Gradio would report every start to its makers
+    with gr.Blocks(title="IVT: find a person from a sentence", analytics_enabled=False) as page:
+        session = gr.State(
+            lambda: Session(uri), time_to_live=SESSION_SECONDS, delete_callback=lambda session: session.close()
+        )
+        chosen = gr.State(None)
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            query = gr.Textbox(
+                label="Describe a person", placeholder=EXAMPLES[0], autofocus=True, min_width=300, elem_id="query"
+            )
+            other_query = gr.Textbox(
+                label="Compare with another description (optional)", min_width=300, elem_id="other-query"
+            )
+        with gr.Row():
+            camera_filter = gr.CheckboxGroup(
+                cameras, label="Cameras (none ticked: all)", visible=bool(cameras), elem_id="cameras"
+            )
+            button = gr.Button("Search", variant="primary", scale=0, min_width=160, elem_id="search")
+        gr.Examples(EXAMPLES, query, label="Examples")
+        status = gr.Markdown(elem_id="status")
+        with gr.Row():
+            options = {"columns": 5, "allow_preview": False, "object_fit": "contain", "elem_classes": "people"}
+            people = [
+                gr.Gallery(label="People found, best first", min_width=300, elem_id="people", **options),
+                gr.Gallery(label="No second query", visible=False, min_width=300, elem_id="other-people", **options),
+            ]
+        words = gr.Radio([], label="Where did the model look for …", visible=False, elem_id="words")
+        picture = gr.Image(label="Where the model looked", visible=False, interactive=False, elem_id="map")
+        with gr.Accordion("Search your own pictures", open=False):
+            gr.Markdown(
+                "Choose a folder of person crops, one person a picture. They stay in this session, nobody else sees "
+                "them, and they are deleted with it. Upload only pictures that you have the right to search."
+            )
+            files = gr.File(label="Folder of person crops", file_count="directory", elem_id="files")
+            upload_status = gr.Markdown(elem_id="upload-status")
+
+        inputs, outputs = [session, query, other_query, camera_filter], [session, *people, status]
+        for trigger in (button.click, query.submit, other_query.submit):
+            trigger(search, inputs, outputs)
+        for side in (0, 1):
+
+            def choose(session: Session, event: gr.SelectData, side: int = side) -> tuple[Any, ...]:
+                return chosen_words(session, side, event)
+
+            people[side].select(choose, session, [chosen, words, picture])
+        words.input(show_map, [session, chosen, words], picture)
+        files.upload(upload, [session, files], [session, camera_filter, upload_status])
+    return page
+
+
+def open_gallery(model: str, people: Path, uri: Path) -> Gallery:
+    """Index a folder of pictures, a folder per camera, unless that was done before."""
+    gallery = Gallery(uri, model)
+    gallery.add(people, path_fields=PathFields(camera=r"^([^/]+)/"), progress=False)
+    return gallery
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub name; default: the embedded checkpoint")
+    parser.add_argument("--people", type=Path, default=PEOPLE, help="pictures to search, a folder per camera")
+    parser.add_argument("--port", type=int, default=7860)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="ivt-space-") as folder:
+        gallery = open_gallery(arguments.model, arguments.people, Path(folder) / "people.lance")
+        build_page(gallery).launch(server_port=arguments.port, css=CSS, theme=gr.themes.Soft(), quiet=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Loading a checkpoint strictly: every weight of the model comes from it, or it is an error."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModel, PreTrainedModel
+
+from .exported import ExportedIVTModel, is_exported
+
+
+def load_checkpoint(checkpoint: str, **kwargs: Any) -> PreTrainedModel:
+    """Load a model whose every weight comes from the checkpoint; transformers would draw missing ones at random.
+
+    Args:
+        checkpoint: folder or Hub name.
+        **kwargs: passed to `AutoModel.from_pretrained`: `dtype`, `revision`, fields of the configuration.
+
+    Raises:
+        ValueError: if weights are missing or of another shape.
+    """
+    # mismatched sizes are not ignored but named below, beside what is missing
+    model, info = AutoModel.from_pretrained(
+        checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    unfit = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if unfit:
+        raise ValueError(
+            f"{checkpoint} lacks {len(unfit)} weights of its model or has them in other shapes, the first {unfit[0]}; "
+            "its config.json and weights do not belong together: save or convert it again"
+        )
+    return model
+
+
+def load_embedder(
+    checkpoint: str, dtype: torch.dtype | None = None, revision: str | None = None
+) -> PreTrainedModel | ExportedIVTModel:
+    """Load a model to embed with: a checkpoint as `load_checkpoint` does, or what `python -m ivt.hub.export` wrote.
+
+    Args:
+        checkpoint: folder or Hub name.
+        dtype: float32 or bfloat16; None takes that of the checkpoint, and float32 for an exported model.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: if weights are missing or of another shape, or an exported model does not compute in `dtype`.
+        ImportError: if the runtime of an exported model is not installed.
+    """
+    if is_exported(checkpoint, revision):
+        return ExportedIVTModel.from_pretrained(checkpoint, dtype or torch.float32, revision)
+    return load_checkpoint(checkpoint, dtype=dtype or "auto", revision=revision).eval()

@@ -1,0 +1,136 @@
+"""Models by name: a folder or a Hub name -> the model, its processor, and a revision that tells it from any other."""
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoConfig, AutoProcessor
+
+import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
+
+from .checkpoints import load_embedder
+
+DEFAULT_MODEL = str(Path(__file__).parents[1] / "checkpoints" / "ivt-tiny-synthetic")
+WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
+# What decides about the embeddings; a README or the state of a training beside them does not.
+DECISIVE_FILES = (*WEIGHTS, "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
+
+FOLDER_PREFIX = "sha256:"  # before the revision of a folder; that of a Hub model is a commit
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a model: two versions with the same revision give the same embeddings.
+
+    Attributes:
+        name: Hub name or folder.
+        revision: commit of a Hub model; "sha256:" and a digest of the files for a folder, wherever it lies.
+    """
+
+    name: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.revision[:19]}"
+
+
+def folder_revision(folder: Path) -> str:
+    """Digest of the files of a model that decide about its embeddings, the same wherever the folder lies.
+
+    Raises:
+        ValueError: if the folder holds neither a model in Hub format nor an exported one.
+    """
+    paths = sorted({path for pattern in DECISIVE_FILES for path in folder.glob(pattern)})
+    if not any(path.match(pattern) for path in paths for pattern in WEIGHTS):
+        raise ValueError(
+            f"{folder} holds no {' and no '.join(WEIGHTS)}, expected a model in Hub format as save_pretrained writes "
+            "it, or one that python -m ivt.hub.export wrote"
+        )
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return FOLDER_PREFIX + digest.hexdigest()
+
+
+def find_version(name: str, revision: str | None = None) -> ModelVersion:
+    """Tell which version of a model a name stands for, without loading its weights.
+
+    Args:
+        name: folder or Hub name.
+        revision: branch, tag or commit of a Hub model.
+
+    Raises:
+        ValueError: if the folder holds neither a model in Hub format nor an exported one.
+        OSError: if there is no such model on the Hub, or the Hub cannot be reached.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+            raise ValueError(
+                f"there is no folder {name}, expected a model in Hub format or the name of one on the Hub"
+            )
+        config = Path(hf_hub_download(name, "config.json", revision=revision))
+        return ModelVersion(name, config.parent.name)  # snapshots/COMMIT/config.json in the cache
+    return ModelVersion(str(folder.resolve()), folder_revision(folder))
+
+
+def find_same(version: ModelVersion) -> ModelVersion:
+    """Find a model as it was, by its name, or the embedded one if that is the same."""
+    if Path(DEFAULT_MODEL).is_dir() and find_version(DEFAULT_MODEL).revision == version.revision:
+        return find_version(DEFAULT_MODEL)  # whatever folder it lay in when the gallery was made
+    return find_version(version.name, hub_revision(version))
+
+
+def embedding_width(version: ModelVersion) -> int:
+    """D, how many numbers an embedding of the model has."""
+    return AutoConfig.from_pretrained(version.name, revision=hub_revision(version)).hidden_size
+
+
+def hub_revision(version: ModelVersion) -> str | None:
+    """The commit of a Hub model, None for a folder."""
+    return None if version.revision.startswith(FOLDER_PREFIX) else version.revision
+
+
+def load_processor(checkpoint: str, revision: str | None = None) -> Any:
+    """Load the processor of a checkpoint.
+
+    Args:
+        checkpoint: folder or Hub name.
+        revision: branch, tag or commit of a Hub model.
+
+    Raises:
+        ValueError: if there is none or it has no tokenizer, as after a conversion without `--tokenizer`.
+    """
+    try:
+        return AutoProcessor.from_pretrained(checkpoint, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint} has no whole processor (image processor and tokenizer): {str(error).splitlines()[0]}; "
+            "convert it with --tokenizer, or save an IVTProcessor there"
+        ) from error
+
+
+@lru_cache(maxsize=2)
+def _load_model(version: ModelVersion, device: str | None) -> tuple[torch.nn.Module, Any]:
+    model = load_embedder(version.name, revision=hub_revision(version))
+    processor = load_processor(version.name, hub_revision(version))
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+
+
+_loading = threading.Lock()  # threads that want a model at the same time would each load it
+
+
+def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.nn.Module, Any]:
+    """Load a model, ready to embed, and its processor; a process loads each version once.
+
+    Args:
+        version: what `find_version` gives.
+        device: where to put the model; by default a GPU if there is one.
+    """
+    with _loading:
+        return _load_model(version, device)

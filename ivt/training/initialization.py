@@ -1,0 +1,286 @@
+"""First weights of a run: drawn, of an IVT checkpoint, of the authors' file, or put together from a ViT and a BERT.
+
+    --init random                                 the default
+    --init CHECKPOINT                             a folder that this project saved, or its name on the Hub
+    --init official=checkpoint_best.pth           a file of the authors' training
+    --init vit=google/vit-base-patch16-224-in21k,bert=google-bert/bert-base-uncased
+    --init vit=timm/vit_small_patch16_224.augreg_in21k,bert=microsoft/MiniLM-L12-H384-uncased --model_size ivt-small
+
+The last two are the paper's kind of start (Shu et al., arXiv 2208.08608): patch, position and [CLS] embeddings,
+attention, norms and the image feed-forward are the ViT's; the text embeddings and the text feed-forward
+(`intermediate` and `output`) are BERT's; the image type embedding, which neither has, is drawn. Each is a name on the
+Hub, a folder or a file, see `sources.py`. Every weight of the model and every tensor of the files is accounted for, or
+it is an error.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+from ivt.retrieval.checkpoints import load_checkpoint
+from modeling_ivt import IVTConfig, IVTModel
+from modeling_ivt.modeling_ivt import resize_grid
+from modeling_ivt.official import load_official
+from processing import IVTImageProcessor, IVTProcessor
+
+from .recipe import Recipe
+from .sources import Source, read_bert, read_vit
+
+DRAWN = "image_embeddings.type_embeddings"  # neither ViT nor BERT has it
+GEOMETRY = ("image_size", "patch_stride", "num_attention_heads")  # what the authors' files do not tell
+
+
+def check_sizes(source: Source, config: IVTConfig) -> None:
+    """Compare what the source tells of its geometry with the model's.
+
+    Raises:
+        ValueError: naming the field of the configuration, both values and what to do.
+    """
+    if source.width != config.hidden_size:
+        raise ValueError(
+            f"hidden_size is {config.hidden_size}, {source} is {source.width} wide; ViT, BERT and model must agree: "
+            f"pass --model.hidden_size {source.width} or a --model_size of that width, or choose another {source.kind}"
+        )
+    if source.depth < config.num_hidden_layers:
+        raise ValueError(
+            f"num_hidden_layers is {config.num_hidden_layers}, {source} has {source.depth} blocks; "
+            f"pass --model.num_hidden_layers {source.depth} or less"
+        )
+    if source.depth > config.num_hidden_layers:
+        source.notes.append(f"the first {config.num_hidden_layers} of {source.depth} blocks")
+    told = {"hidden_act": source.config.get("hidden_act", config.hidden_act)}
+    if source.kind == "ViT":
+        heads = source.config.get("num_attention_heads", (source.config.get("model_args") or {}).get("num_heads"))
+        if heads is None:
+            source.notes.append(f"its files do not tell its attention heads, taken for {config.num_attention_heads}")
+        patches = source.tensors[source.keys_of("image_embeddings.patch_embeddings.weight")[0]]
+        told |= {"num_attention_heads": heads or config.num_attention_heads, "patch_size": patches.shape[-1]}
+    for name, value in told.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{name} is {getattr(config, name)}, in {source} {value}; pass --model.{name} {value}")
+
+
+def vit_grid(source: Source, num_patches: int, patch_size: int) -> tuple[int, int]:
+    """(rows, columns) of a ViT's patches: as its configuration says, or a square.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    size = source.config.get("image_size") or source.config.get("pretrained_cfg", {}).get("input_size", [0, 0])[-2:]
+    height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+    side = round(num_patches**0.5)
+    for grid in ((height // patch_size, width // patch_size), (side, side)):
+        if grid[0] * grid[1] == num_patches:
+            return grid
+    raise ValueError(
+        f"{source} has {num_patches} patch positions, which are no square, and image_size {size} of its config.json "
+        "does not explain them; put its config.json beside the weights"
+    )
+
+
+def fit_image_positions(source: Source, config: IVTConfig) -> None:
+    """Resize the ViT's grid of position embeddings to the model's, and leave out a distillation token's."""
+    positions = source.tensors[source.position_key]  # (1, prefix + rows * columns, D)
+    if {"embeddings.distillation_token", "dist_token"} & source.tensors.keys():
+        positions = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
+    grid = vit_grid(source, positions.shape[1] - 1, config.patch_size)
+    if grid != config.patch_grid:
+        source.notes.append("positions {} x {} resized to {} x {}".format(*grid, *config.patch_grid))
+        positions = resize_grid(positions, grid, config.patch_grid)
+    source.tensors[source.position_key] = positions
+
+
+def fit_text_positions(source: Source, config: IVTConfig) -> None:
+    """Cut off the position embeddings of BERT that the model has no place for."""
+    positions = source.tensors[source.position_key]  # (tokens, D)
+    length = config.max_position_embeddings
+    if len(positions) > length:
+        source.notes.append(f"the first {length} of {len(positions)} positions")
+    source.tensors[source.position_key] = positions[:length]
+
+
+def source_of(parameter: str, vit: Source, bert: Source) -> Source:
+    """Where a parameter comes from."""
+    return bert if parameter.startswith("text_embeddings.") or ".feed_forward.text." in parameter else vit
+
+
+def assemble(vit: Source, bert: Source, config: IVTConfig) -> tuple[IVTModel, list[str]]:
+    """An IVT model whose weights are those of a ViT and a BERT.
+
+    Args:
+        vit: from `read_vit`.
+        bert: from `read_bert`.
+        config: of the model; its width, activation, patches and heads must be those of the sources.
+
+    Returns:
+        The model in float32, and a line on each source and on what was drawn.
+
+    Raises:
+        ValueError: if sizes differ, a weight is missing, or a source has a tensor nobody knows.
+    """
+    for source in (vit, bert):
+        check_sizes(source, config)
+    fit_image_positions(vit, config)
+    fit_text_positions(bert, config)
+    model = IVTModel(config)
+    state, problems = model.state_dict(), []
+    for name, drawn in state.items():
+        if name == DRAWN:
+            continue
+        source = source_of(name, vit, bert)
+        taken = source.take(name)
+        if taken is None:
+            problems.append(f"{source} has no {' '.join(source.keys_of(name))} for {name}")
+        elif taken.shape != drawn.shape:
+            problems.append(f"{name} is {tuple(drawn.shape)}, in {source} {tuple(taken.shape)}")
+        else:
+            state[name] = taken
+    for source in (vit, bert):
+        if unknown := source.unused(config.num_hidden_layers)[1]:
+            problems.append(f"{source} has tensors that nobody knows ({len(unknown)}): {', '.join(unknown[:5])}")
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise ValueError("these weights do not make an IVT model: " + "; ".join(problems[:5]) + more)
+    model.load_state_dict(state)
+    lines = [source.report(config.num_hidden_layers) for source in (vit, bert)]
+    return model, [*lines, f"drawn: {DRAWN}; all {len(state)} weights of the model are accounted for"]
+
+
+def new_model(config: IVTConfig, embedding_length: float | None) -> IVTModel:
+    """A model of random weights, whose embeddings have a certain length at first."""
+    model = IVTModel(config)
+    if embedding_length:  # what leaves a LayerNorm has length weight * sqrt(width)
+        for name, parameter in model.layernorm.named_parameters():
+            if name.endswith("weight"):
+                nn.init.constant_(parameter, embedding_length / math.sqrt(config.hidden_size))
+    return model
+
+
+def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
+    """The model of an IVT checkpoint in float32, with some fields of its configuration changed.
+
+    Raises:
+        ValueError: if there is no such checkpoint, it is of another kind, or its weights do not fit the fields.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"init is {checkpoint!r}, which is no checkpoint in a folder below {Path.cwd()} and cannot be had from "
+            f"the Hub; expected random, an IVT checkpoint, vit=NAME,bert=NAME or official=FILE. Found: {error}"
+        ) from error
+    if config.model_type != IVTConfig.model_type:
+        raise ValueError(
+            f"init is {checkpoint!r}, a model of type {config.model_type!r}, expected {IVTConfig.model_type!r}; a ViT "
+            "and a BERT begin a new model by --init vit=NAME,bert=NAME"
+        )
+    changed = [
+        f"{name} {value} (there {getattr(config, name)})"
+        for name, value in model_fields.items()
+        if value != getattr(config, name)
+    ]
+    try:
+        return load_checkpoint(checkpoint, dtype=torch.float32, **model_fields)
+    except ValueError as error:
+        if not changed:
+            raise
+        raise ValueError(
+            f"init is {checkpoint!r}, of which the recipe changes {', '.join(changed)}; leave out what its weights do "
+            f"not fit: {error}"
+        ) from error
+
+
+def official_model(file: str, model_fields: dict[str, Any]) -> tuple[IVTModel, list[str]]:
+    """The model of a file of the authors, and lines on what became of its keys.
+
+    Raises:
+        ValueError: if there is no such file, it holds something else, or does not fit the fields.
+    """
+    if not Path(file).is_file():
+        raise ValueError(
+            f"init is 'official={file}', and {file} is no file; expected a checkpoint of the authors, such as "
+            "checkpoint_best.pth. What this project saved is a folder: --init FOLDER"
+        )
+    geometry = {name: getattr(IVTConfig(**model_fields), name) for name in GEOMETRY}
+    return load_official(file, **(model_fields | geometry))
+
+
+def normalisation_of(checkpoint: str) -> dict[str, Any]:
+    """Mean and standard deviation of the pictures a checkpoint was trained with, {} where none are saved."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(checkpoint)
+    except OSError:
+        return {}
+    return {"image_mean": processor.image_mean, "image_std": processor.image_std}
+
+
+def initial_model(
+    recipe: Recipe, model_fields: dict[str, Any], vocabulary: dict[str, Any]
+) -> tuple[IVTModel, dict[str, Any], list[str]]:
+    """The model a recipe begins with.
+
+    Args:
+        recipe: its `init` says where the weights come from.
+        model_fields: fields of `IVTConfig`; where a checkpoint knows them too, they must fit its weights.
+        vocabulary: fields of `IVTConfig` that the tokenizer tells, for a new model.
+
+    Returns:
+        The model in float32; mean and standard deviation of the pictures, where a source tells them; and lines on what
+        the weights were made of.
+
+    Raises:
+        ValueError: if there is no such source, or it does not fit.
+    """
+    init = recipe.init
+    if init in (None, "random"):
+        return new_model(IVTConfig(**(vocabulary | model_fields)), recipe.embedding_length), {}, []
+    if init.startswith("official="):
+        model, lines = official_model(init.removeprefix("official="), model_fields)
+        return model, {}, lines
+    if init.startswith(("vit=", "bert=")):
+        names = dict(part.split("=", 1) for part in re.split(r",(?=vit=|bert=)", init))
+        if names.keys() != {"vit", "bert"} or not all(names.values()):
+            raise ValueError(
+                f"init is {init!r}; expected vit=NAME,bert=NAME, each a name on the Hub, a folder or a file"
+            )
+        vit, bert = read_vit(names["vit"]), read_bert(names["bert"])
+        model, lines = assemble(vit, bert, IVTConfig(**(vocabulary | model_fields)))
+        return model, vit.normalisation, lines
+    return continued_model(init, model_fields), normalisation_of(init), []
+
+
+def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel, IVTProcessor, list[str]]:
+    """The model a recipe begins with, the processor that fits it, and lines on what its weights were made of.
+
+    Raises:
+        ValueError: if the source of the weights, the tokenizer or the recipe's length of texts do not fit.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer, model_max_length=recipe.max_text_tokens)
+    except OSError as error:
+        raise ValueError(
+            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} and cannot be had from the Hub; start in "
+            f"the folder the recipe's paths are meant from, or pass --tokenizer. The Hub said: {error}"
+        ) from error
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    model, normalisation, lines = initial_model(recipe, model_fields, vocabulary)
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"tokenizer {recipe.tokenizer} has {len(tokenizer)} tokens, the model knows {model.config.vocab_size}; "
+            "name the tokenizer that belongs to the model"
+        )
+    if recipe.max_text_tokens > model.config.max_position_embeddings:
+        raise ValueError(
+            f"max_text_tokens is {recipe.max_text_tokens}, the model holds {model.config.max_position_embeddings}; "
+            "lower it or raise model.max_position_embeddings"
+        )
+    if recipe.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    height, width = model.config.image_size
+    image_processor = IVTImageProcessor(size={"height": height, "width": width}, **normalisation)
+    return model, IVTProcessor(image_processor, tokenizer), lines

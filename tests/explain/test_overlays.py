@@ -1,0 +1,78 @@
+"""Pictures of maps: what a person sees of them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ivt.explain.overlays import Overlay, draw_explanation, draw_rows, word_colours
+
+WORDS = [("a", 0.0), ("red", 0.04), ("hat", -0.02), ("with", 0.01)]
+
+
+def overlay(row: int, column: int, title: str = "") -> Overlay:
+    """A white picture of 40 x 100 pixels, one of 10 x 4 places bright."""
+    pixel_map = np.zeros((10, 4))
+    pixel_map[row, column] = 3e-4
+    return Overlay(Image.new("RGB", (40, 100), "white"), pixel_map, title)
+
+
+def bright(sheet: Image.Image) -> np.ndarray:
+    """(height, width) bool: the yellow of a map's strongest place."""
+    red, green, blue = np.moveaxis(np.asarray(sheet).astype(int), -1, 0)
+    return (red > 235) & (green > 235) & (blue > 120) & (blue < 200)
+
+
+def spans(hits: np.ndarray) -> list[float]:
+    """Middles of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], hits.astype(int), [0]])))
+    return [(start + stop) / 2 for start, stop in zip(edges[::2], edges[1::2], strict=True) if stop - start > 3]
+
+
+def test_the_strongest_place_is_bright_where_it_is() -> None:
+    sheet = draw_rows([("one", [overlay(1, 0), overlay(8, 0), overlay(8, 3)])])
+    hits = bright(sheet)
+    hits[:, -70:] = False  # the colour bar
+    upper, lower = spans(hits.any(axis=1))
+    left, middle, right = spans(hits.any(axis=0))
+    assert upper < sheet.height / 2 < lower
+    assert spans(hits[int(upper)]) == [left] and spans(hits[int(lower)]) == [middle, right]
+    pitch = middle - left
+    assert right - middle > 1.3 * pitch  # the last column of its picture, not the first
+
+
+def test_every_row_has_a_colour_bar_and_fits_titles_of_several_lines() -> None:
+    one = draw_rows([("one", [overlay(0, 0)] * 3)])
+    two = draw_rows([("one", [overlay(0, 0)] * 3), ("two", [overlay(0, 0)] * 2)])
+    assert two.height == 2 * one.height and two.width == one.width
+    assert draw_rows([("one", [overlay(0, 0, "\n".join("abcd"))] * 3)]).height > one.height
+
+
+def test_a_map_of_nothing_but_zeros_is_drawn() -> None:
+    draw_rows([("none", [Overlay(Image.new("RGB", (40, 100)), np.zeros((10, 4)))])])
+
+
+@pytest.mark.parametrize("rows", [[], [("one", [])]])
+def test_a_sheet_without_pictures_is_an_error(rows: list) -> None:
+    with pytest.raises(ValueError, match="at least one picture"):
+        draw_rows(rows)
+
+
+def test_words_that_speak_for_the_picture_are_green_and_against_it_red() -> None:
+    colours = word_colours(WORDS)
+    green, red = np.array(colours.to_rgba(0.04)), np.array(colours.to_rgba(-0.04))
+    assert green[1] > 1.5 * green[0] and red[0] > 1.5 * red[1]
+    assert np.ptp(colours.to_rgba(0.0)[:2]) < 0.05  # neither
+
+
+def test_all_words_stand_inside_the_picture() -> None:
+    words = [(word, weight) for _ in range(15) for word, weight in WORDS]  # 60 words, the longest captions
+    image, pixel_map = Image.new("RGB", (40, 100), "white"), np.ones((10, 4))
+    sheet = draw_explanation(image, pixel_map, "“hat”", "part in the cosine", 0.5, words)
+    few = draw_explanation(image, pixel_map, "“hat”", "part in the cosine", 0.5, WORDS[:1])
+    assert sheet.size == few.size
+    pixels = np.asarray(sheet).astype(int)
+    coloured = np.ptp(pixels, axis=-1) > 40
+    coloured[:, : int(0.55 * sheet.width)] = False  # the maps
+    rows = spans(coloured[: int(0.88 * sheet.height)].any(axis=1))
+    assert 5 <= len(rows) <= 15
+    assert coloured[:, -3:].sum() == 0 and coloured[-3:].sum() == 0

@@ -1,0 +1,280 @@
+"""Converting the authors' checkpoints. That the result computes the same is for modeling_ivt/test_golden.py."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, BertTokenizer
+
+from ivt.hub.convert import main
+
+NOT_NEEDED = [
+    "temp",
+    "classifier_img.weight",
+    "encoder_vl.embeddings.position_ids",
+    *(f"bottleneck_img.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+]
+State = dict[str, torch.Tensor]
+Convert = Callable[..., int]
+
+
+class CreatesFile:
+    """Pickled so that reading it with pickle would create a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def state(golden_checkpoint: Path) -> State:
+    """The golden state dict, `module.` removed."""
+    content = torch.load(golden_checkpoint, weights_only=False)  # lies in this repository
+    return {key.removeprefix("module."): tensor for key, tensor in content["state_dict"].items()}
+
+
+@pytest.fixture
+def convert(tmp_path: Path, golden_sizes: list[str]) -> Convert:
+    """Save an object as checkpoint, unless it is a path, and convert it to `tmp_path / "model"`."""
+
+    def run(content: Any, *options: object, legacy: bool = False) -> int:
+        path = content
+        if not isinstance(content, Path):
+            path = tmp_path / "checkpoint.pth"
+            torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+        return main([str(path), str(tmp_path / "model"), *golden_sizes, *map(str, options)])
+
+    return run
+
+
+def nothing_written(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} <= {"checkpoint.pth"}
+
+
+def test_every_key_is_accounted_for(converted: tuple[Path, str]) -> None:
+    folder, printed = converted
+    for key in NOT_NEEDED:
+        assert f"not used: {key} (" in printed
+    assert "not used, beside the weights: optimizer, epoch, best_acc" in printed
+    assert "used: 60, no parameter missing" in printed
+    assert len(AutoModel.from_pretrained(folder).state_dict()) == 60
+
+
+def test_sizes_are_read_from_the_shapes(converted: tuple[Path, str]) -> None:
+    config = AutoConfig.from_pretrained(converted[0])
+    assert (tuple(config.image_size), config.patch_size, config.patch_stride) == ((96, 48), 16, 12)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (64, 3, 4)
+    assert (config.intermediate_size, config.vocab_size, config.max_position_embeddings) == (256, 211, 40)
+    assert (config.type_vocab_size, config.num_channels, config.qkv_bias) == (2, 3, True)
+
+
+def test_the_processor_fits_the_model(converted: tuple[Path, str]) -> None:
+    processor = AutoProcessor.from_pretrained(converted[0])
+    inputs = processor(images=np.zeros((30, 20, 3), np.uint8), text="a man " * 60, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 96, 48)
+    assert inputs["input_ids"].shape == (1, 40)  # truncated to what the model holds
+    assert AutoTokenizer.from_pretrained(converted[0]).model_max_length == 40
+    AutoModel.from_pretrained(converted[0])(**inputs)
+
+
+def test_without_a_tokenizer_none_is_written(
+    convert: Convert, golden_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(golden_checkpoint) == 0
+    assert "no tokenizer written" in capsys.readouterr().out
+    assert not list((tmp_path / "model").glob("*token*"))
+    assert AutoImageProcessor.from_pretrained(tmp_path / "model").size["height"] == 96
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_all_forms_of_a_checkpoint_give_one_model(
+    convert: Convert, state: State, tmp_path: Path, legacy: bool, prefix: str, wrapped: bool
+) -> None:
+    content = {prefix + key: tensor for key, tensor in state.items()}
+    assert convert({"state_dict": content, "best_acc": np.float32(0.5)} if wrapped else content, legacy=legacy) == 0
+    model = AutoModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(model.image_embeddings.cls_token, state["encoder_vl.cls_token"])
+    assert torch.equal(model.layers[2].feed_forward["text"].fc2.bias, state["encoder_vl.blocks.2.mlp_txt.fc2.bias"])
+
+
+def test_numpy_numbers_of_old_files_are_read(convert: Convert, state: State, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": state, "best_acc": np.float64(0.6)}, path, _use_new_zipfile_serialization=False)
+    new, old = b"cnumpy._core.multiarray\nscalar\n", b"cnumpy.core.multiarray\nscalar\n"
+    content = path.read_bytes().replace(new, old)  # numpy 1 wrote the old name
+    assert old in content
+    path.write_bytes(content)
+    assert convert(path) == 0
+
+
+def test_models_without_qkv_bias_are_recognised(convert: Convert, state: State, tmp_path: Path) -> None:
+    assert convert({key: tensor for key, tensor in state.items() if not key.endswith("qkv.bias")}) == 0
+    assert AutoConfig.from_pretrained(tmp_path / "model").qkv_bias is False
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("place", ["in the state dict", "beside it", "alone"])
+def test_pickled_code_is_refused_not_run(
+    convert: Convert, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], legacy: bool, place: str
+) -> None:
+    trap = CreatesFile(tmp_path / "trap")
+    content = {
+        "in the state dict": {"state_dict": state | {"temp": trap}},
+        "beside it": {"state_dict": state, "args": trap},
+        "alone": trap,
+    }[place]
+    assert convert(content, legacy=legacy) == 1
+    assert "mkdir while it is read, and pickled code is never run here" in capsys.readouterr().err
+    assert nothing_written(tmp_path)
+    pickle.loads(pickle.dumps(trap))
+    assert (tmp_path / "trap").exists()  # the trap works
+
+
+def test_a_bare_pickle_is_refused_not_run(
+    convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "checkpoint.pth").write_bytes(pickle.dumps(CreatesFile(tmp_path / "trap"), protocol))
+        assert convert(tmp_path / "checkpoint.pth") == 1
+        assert capsys.readouterr().err.startswith("error: ")
+        assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 5_000, 100_000])
+def test_damaged_files_are_refused(
+    convert: Convert, golden_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int
+) -> None:
+    (tmp_path / "checkpoint.pth").write_bytes(golden_checkpoint.read_bytes()[:length])
+    assert convert(tmp_path / "checkpoint.pth") == 1
+    assert "damaged" in capsys.readouterr().err
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "no state dict but list"),
+        ({"state_dict": {"temp": 1.0}}, "only tensors in the state dict, these are none: temp"),
+        ({}, "parameters not found"),
+        ({"temp": torch.ones(1), "module.temp": torch.ones(1)}, "both with and without 'module.'"),
+    ],
+)
+def test_other_files_are_refused(
+    convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, message: str
+) -> None:
+    assert convert(content) == 1
+    assert message in capsys.readouterr().err
+    assert nothing_written(tmp_path)
+
+
+def test_missing_and_unknown_keys_are_all_named(
+    convert: Convert, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["encoder_vl.pos_embed", "encoder_vl.blocks.1.attn.qkv.bias", "encoder_vl.norm.weight"]
+    for key in missing:
+        del state[key]
+    unknown = ["encoder_vl.head.weight", "momentum"]
+    assert convert(state | {key: torch.zeros(2) for key in unknown}) == 1
+    message = capsys.readouterr().err
+    assert "parameters not found (3)" in message and "not known (2)" in message
+    assert all(key in message for key in missing + unknown)
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("encoder_vl.blocks.2.mlp_vis.fc1.weight", (128, 64)),
+        ("encoder_vl.type_embed", (1, 21, 64)),
+        ("encoder_vl.embeddings.LayerNorm.bias", (32,)),
+        ("encoder_vl.embeddings.word_embeddings.weight", (211,)),
+        ("encoder_vl.patch_embed.proj.weight", (64, 3, 16, 8)),
+    ],
+)
+def test_wrong_shapes_are_named(
+    convert: Convert,
+    state: State,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+    shape: tuple[int, ...],
+) -> None:
+    assert convert(state | {key: torch.zeros(shape)}) == 1
+    message = capsys.readouterr().err
+    assert "16 x 8 pixels" in message if "patch_embed" in key else f"{key} has shape {shape}, expected" in message
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image_size", 384, 128], "need 1 + 31 x 10 = 311 position embeddings, the checkpoint has 22"),
+        (["--patch_stride", 16], "need 1 + 6 x 3 = 19 position embeddings, the checkpoint has 22"),
+        (["--patch_stride", 0], "patch_stride must be between 1 and patch_size = 16"),
+        (["--num_attention_heads", 5], "hidden_size 64 cannot be divided among 5"),
+        (["--tokenizer", "no/such-tokenizer"], "no tokenizer can be loaded from no/such-tokenizer"),
+    ],
+)
+def test_wrong_options_are_named(
+    convert: Convert,
+    golden_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[object],
+    message: str,
+) -> None:
+    assert convert(golden_checkpoint, *options) == 1
+    assert message in capsys.readouterr().err
+    assert nothing_written(tmp_path)
+
+
+def test_another_model_s_tokenizer_is_refused(
+    convert: Convert,
+    golden_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "man"]
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    assert convert(golden_checkpoint, "--tokenizer", folder) == 1
+    assert "has 6 tokens, the checkpoint 211" in capsys.readouterr().err
+    assert nothing_written(tmp_path)
+
+
+def test_an_existing_model_is_not_touched(
+    convert: Convert, golden_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("mine")
+    assert convert(golden_checkpoint) == 1
+    assert "not an empty folder; remove it" in capsys.readouterr().err
+    assert (tmp_path / "model" / "config.json").read_text() == "mine"
+    (tmp_path / "model" / "config.json").unlink()
+    assert convert(golden_checkpoint) == 0  # empty now
+
+
+def test_a_failure_while_writing_leaves_nothing(
+    convert: Convert, golden_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("ivt.hub.convert.IVTImageProcessor.save_pretrained", full_disk)
+    assert convert(golden_checkpoint) == 1
+    assert nothing_written(tmp_path)
+
+
+def test_a_missing_file_is_named(convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(tmp_path / "nowhere.pth") == 1
+    assert "nowhere.pth" in capsys.readouterr().err

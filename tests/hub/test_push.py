@@ -1,0 +1,93 @@
+"""A pushed corpus comes back as it was; licensed ones are not pushed by accident."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from datasets import load_dataset
+from hub_stand_in import HubStandIn
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from ivt.corpora import FEATURES, load_corpus
+from ivt.hub import push
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def icfg(tmp_path: Path) -> Path:
+    """Twenty training people with two pictures and three test people with one, in the layout of ICFG-PEDES."""
+    folder = tmp_path / "ICFG-PEDES"
+    (folder / "imgs").mkdir(parents=True)
+    entries = []
+    for index in range(43):
+        name, split = f"{index}.png", "train" if index < 40 else "test"
+        Image.new("RGB", (8, 5), (index, 0, 0)).save(folder / "imgs" / name)
+        person = index // 2 if split == "train" else 100 + index
+        entries.append({"id": person, "file_path": name, "split": split, "captions": [f"Person {person}."]})
+    (folder / "ICFG-PEDES.json").write_text(json.dumps(entries))
+    return folder
+
+
+def test_a_corpus_pushed_to_the_hub_comes_back_as_it_was(
+    hub: HubStandIn, run_python: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = run_python("-m", "ivt.hub.push", "synthetic", "tester/people", "--num_people", 2, cwd=ROOT, hub=hub)
+    assert done.returncode == 0, done.stderr
+    lines = "from datasets import load_dataset; load_dataset('tester/people').save_to_disk('people')"
+    loaded = run_python("-c", lines, cwd=tmp_path, hub=hub)
+    assert loaded.returncode == 0, loaded.stderr
+    for split in ("train", "val", "test"):
+        original = load_corpus("synthetic", split=split, num_people=2, num_proc=1)
+        copy = load_dataset("arrow", data_files=str(tmp_path / "people" / split / "*.arrow"), split="train")
+        assert copy.features == original.features
+        assert copy.to_list() == original.to_list()
+
+
+def test_files_hold_every_row_and_picture_of_an_official_corpus(
+    icfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "IMAGES_PER_FILE", 15)
+    out = tmp_path / "out"
+    options = ["--corpus_root", str(icfg), "--dry_run", str(out), "--i_have_the_right"]
+    push.main(["icfg-pedes", "org/icfg", *options])
+    names = [f"train-{i:05d}-of-00003.parquet" for i in range(3)] + ["test-00000-of-00001.parquet"]
+    assert {path.name for path in (out / "data").iterdir()} == set(names)
+    (icfg / "imgs").rename(icfg / "gone")
+    dataset = load_dataset(str(out))
+    assert dataset["train"].features == FEATURES
+    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 40, "test": 3}
+    assert [image.getpixel((0, 0))[0] for image in dataset["train"]["image"]] == list(range(40))
+    assert dataset["test"]["person_id"][:] == [140, 141, 142]
+    card = DatasetCard.load(out / "README.md")
+    assert (card.data.license, card.data.license_name) == ("other", "terms-of-icfg-pedes")
+    assert "| train | 20 | 40 | 40 |" in card.text and "| test | 3 | 3 | 3 |" in card.text
+    assert str(tmp_path) not in str(card)
+
+
+def test_every_column_of_the_embedded_corpus_is_described(tmp_path: Path) -> None:
+    push.main(["synthetic", "org/people", "--num_people", "1", "--dry_run", str(tmp_path / "out")])
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "apache-2.0"
+    for column in load_corpus("synthetic", split="test", num_people=1, num_proc=1).column_names:
+        assert f"| `{column}` |" in card.text
+
+
+@pytest.mark.parametrize("name", ["cuhk-pedes", "icfg-pedes", "rstpreid"])
+def test_a_licensed_corpus_is_refused_without_the_right(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name} is given out on conditions .* --i_have_the_right"):
+        push.main([name, "org/name", "--corpus_root", str(tmp_path), "--dry_run", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_corpus_is_named() -> None:
+    with pytest.raises(ValueError, match="'syntetic', expected one of .*did you mean 'synthetic'"):
+        push.main(["syntetic", "org/name"])
