@@ -77,7 +77,7 @@ def train_and_test(changes: Sequence[str], steps: int, seed: int, folder: Path) 
         return json.loads(measured.read_text())
     limits = ["--max_steps", steps, "--max_minutes", 100_000, "--eval_epochs", 100_000, "--seed", seed]
     limits += ["--test_at_end", "false"]
-    command = ["train_hf.py", "--config", "recipes/demo.yaml", "--output_dir", folder, *limits, *changes]
+    command = ["train_hf.py", "--config", "ivt/recipes/demo.yaml", "--output_dir", folder, *limits, *changes]
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off: its time would not be known
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run(command)

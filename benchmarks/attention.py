@@ -42,7 +42,7 @@ from tqdm import tqdm
 from ivt.corpora import load_synthetic
 from ivt.corpora.drawn.captions import COLOUR_WORDS, HAIR_COLOUR_WORDS, KIND_WORDS
 from ivt.corpora.drawn.people import ACCENT_COLOURS, PARTS
-from ivt.explain.attention import (
+from ivt.explanations.attention import (
     DEFAULT_METHOD,
     DEFAULT_SHIFTS,
     TEXT_FREE_METHODS,
@@ -62,7 +62,7 @@ QUERIES = (
     "wrong colour, right noun",
 )
 FIGURES = ("box", "mask", "mass", "ap")
-# (method, shifts), see `ivt.explain.attention.pixel_maps`
+# (method, shifts), see `ivt.explanations.attention.pixel_maps`
 VARIANTS = (
     ("cls", 1),
     ("rollout", 1),

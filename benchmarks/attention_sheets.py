@@ -22,8 +22,8 @@ from torch import nn
 from ivt.corpora import load_corpus
 from ivt.corpora.drawn.captions import COLOUR_WORDS
 from ivt.corpora.drawn.people import PARTS
-from ivt.explain.attention import DEFAULT_METHOD, encode_texts, in_best_colour, pixel_maps
-from ivt.explain.overlays import Overlay, draw_rows
+from ivt.explanations.attention import DEFAULT_METHOD, encode_texts, in_best_colour, pixel_maps
+from ivt.explanations.overlays import Overlay, draw_rows
 from ivt.retrieval.models import DEFAULT_MODEL, find_version, load_model
 
 NUM_PEOPLE = {"words": 10, "baseline": 6}

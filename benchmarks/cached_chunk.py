@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=["32", "512:32", "512"])
     parser.add_argument("--steps", type=int, default=3)
     arguments, recipe_arguments = parser.parse_known_args(argv)
-    recipe_arguments = ["--config", "recipes/demo.yaml", *recipe_arguments]
+    recipe_arguments = ["--config", "ivt/recipes/demo.yaml", *recipe_arguments]
     # large blocks go back to the system when they are freed, so that the peak is what is needed at one time
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

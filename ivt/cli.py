@@ -24,8 +24,8 @@ from transformers.utils.logging import disable_progress_bar
 from processing.image_processing_ivt import to_rgb
 
 from .corpora.check import count_split, print_counts, problem_of_colours, summarise
-from .explain.attention import DEFAULT_METHOD, METHODS
-from .explain.attention import explain as explain_picture
+from .explanations.attention import DEFAULT_METHOD, METHODS
+from .explanations.attention import explain as explain_picture
 from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
 from .gallery.queries import Clause, Query, parse_query

@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from .explain.attention import explain
+from .explanations.attention import explain
 from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
 from .gallery.results import SearchResults

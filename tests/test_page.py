@@ -1,15 +1,12 @@
 """What the demo page does with what a visitor gives it, without a browser."""
 
-import sys
 from pathlib import Path
 
 import gradio as gr
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "space"))  # on the Hub, app.py is a script and in no package
-
-import app
+from ivt import page as app
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 from modeling_ivt import IVTModel
 
 REPO = Path(__file__).parents[1]
-ROOMS = ("corpora", "modeling_ivt", "processing", "retrieval", "tools")
+ROOMS = ("ivt", "modeling_ivt", "processing")
 SHIPPED = sorted(path for room in ROOMS for path in (REPO / room).glob("**/*_ivt.py"))
 # Found in every environment that can load a model: torch, transformers and what they bring
 CORE = {"huggingface_hub", "numpy", "PIL", "safetensors", "torch", "transformers"} | sys.stdlib_module_names
@@ -187,7 +187,7 @@ def test_importing_modeling_ivt_replaces_trust_remote_code(
 def test_the_wheel_brings_the_embedded_checkpoint(with_package: tuple[Path, Path], installed: Path) -> None:
     model = Path(json.loads((with_package[0] / "report.json").read_text())["default_model"])
     assert model.is_relative_to(installed)
-    embedded = REPO / "checkpoints" / model.name
+    embedded = REPO / "ivt" / "checkpoints" / model.name
     names = {path.relative_to(embedded) for path in embedded.rglob("*") if path.is_file()}
     assert {path.relative_to(model) for path in model.rglob("*") if path.is_file()} >= names >= {Path("config.json")}
 
@@ -201,7 +201,7 @@ def test_importing_a_module_does_nothing(with_package: tuple[Path, Path]) -> Non
 
 
 def test_embedded_checkpoint_carries_the_code_of_this_tree():
-    shipped = sorted((REPO / "checkpoints/ivt-tiny-synthetic").glob("*_ivt.py"))
+    shipped = sorted((REPO / "ivt/checkpoints/ivt-tiny-synthetic").glob("*_ivt.py"))
     assert {"configuration_ivt.py", "modeling_ivt.py", "processing_ivt.py"} <= {path.name for path in shipped}
     for path in shipped:
         (source,) = [*REPO.glob(f"modeling_ivt/{path.name}"), *REPO.glob(f"processing/{path.name}")]

@@ -42,7 +42,7 @@ def run(
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     defaults = {
-        "tokenizer": str(ROOT / "recipes/tokenizer-synthetic"),
+        "tokenizer": str(ROOT / "ivt/recipes/tokenizer-synthetic"),
         "batch_size": 8,
         "num_views": 1,
         "crop_pad": 2,

@@ -64,7 +64,7 @@ def train_sentences(
     splits = {"train": "train", "val": "train", "test": "test"}
     train_hf.load_corpus = lambda name, root, split, **options: load_tiny(corpus_cache, splits[split])
     train_hf.add_levels = lambda rows: rows  # whole sentences need none
-    fields = {"tokenizer": str(ROOT / "recipes/tokenizer-synthetic"), "levels": ["sentence"], "num_views": 1}
+    fields = {"tokenizer": str(ROOT / "ivt/recipes/tokenizer-synthetic"), "levels": ["sentence"], "num_views": 1}
     recipe = Recipe(**(fields | {"log_steps": 1, "num_workers": 0} | settings))
     train_hf.train(RunPaths(output_dir, corpus_cache, resume), recipe, TINY_MODEL | model_fields)
 

@@ -35,7 +35,7 @@ ROWS_PER_TASK = 2048  # on a cluster: what a lost machine loses, and the rows of
 CONNECTIONS = 64  # files read at a time
 # Daft has a thread per core; they read and decode at the same time, and take turns at these.
 _model_is_busy, _hashes_are_read = threading.Lock(), threading.Lock()
-SHIPPED_PACKAGES = ("corpora", "metric", "modeling_ivt", "processing", "retrieval")  # to the machines of a cluster
+SHIPPED_PACKAGES = ("ivt", "modeling_ivt", "processing")  # to the machines of a cluster
 
 CROP_SCHEMA = pa.schema(
     [
@@ -202,7 +202,7 @@ def _start_ray(address: str | None) -> None:
     except ImportError as error:
         raise ImportError("the runner 'ray' needs Ray: pip install 'ivt-person-retrieval[scale]'") from error
     if not ray.is_initialized():
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         packages = [str(root / name) for name in SHIPPED_PACKAGES]
         ray.init(address, runtime_env={"py_modules": packages}, log_to_driver=False)
     with suppress(daft.exceptions.DaftCoreException):  # it takes one runner only; the caller looks which it is

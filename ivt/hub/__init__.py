@@ -1,1 +1,1 @@
-"""Scripts around a model, run as `python -m tools.NAME`."""
+"""A model and the Hub: convert, export, card, publish, serve."""

@@ -35,7 +35,7 @@ from ivt.retrieval.models import DEFAULT_MODEL, find_version, folder_revision, l
 from .card import Example, Facts, eval_results, fill_card, read_evaluation, read_run
 from .repository import open_folder, upload_repository
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NUM_EXAMPLES = 4
 METRIC = "person_retrieval"
 SPACE_EXTRAS = ("search", "space")  # what of pyproject.toml's extras the demo page needs
@@ -110,7 +110,7 @@ def build_model(
     calibration = load_calibration(version)
     if calibration:  # saved anew the files are others, and the embeddings the same
         replace(calibration, revision=folder_revision(folder)).save(folder)
-    for file in (ROOT / "serving").glob("*.*"):
+    for file in [Path(__file__).parent / name for name in ("handler.py", "requirements.txt")]:
         shutil.copy(file, folder)
     for name in ("run.json", "curves.png"):
         if (source / name).is_file():
@@ -138,9 +138,8 @@ def build_space(folder: Path, checkpoint: Path) -> None:
     """Write the demo page with all that it runs on: the rooms, a checkpoint as the embedded one, what to install."""
     build_copy(folder, ROOT / "space")
     project = read_project()
-    for package in project["tool"]["setuptools"]["packages"]:
-        if "." not in package:  # the others lie within one of these
-            build_copy(folder / package, ROOT / package)
+    for package in ("ivt", "modeling_ivt", "processing"):
+        build_copy(folder / package, ROOT / package)
     build_copy(folder / Path(DEFAULT_MODEL).relative_to(ROOT), checkpoint)
     name, extras = project["project"]["name"], project["project"]["optional-dependencies"]
     wanted = [*project["project"]["dependencies"], *(line for extra in SPACE_EXTRAS for line in extras[extra])]
@@ -206,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.space:
             build_space(folder, Path(DEFAULT_MODEL))
         elif arguments.metric:
-            build_copy(folder, ROOT / "metric" / METRIC)
+            build_copy(folder, ROOT / "ivt" / "metric" / METRIC)
         else:
             build_model(
                 folder,

@@ -38,7 +38,7 @@ from ivt.files import write_text
 
 from .recipe import Recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "numpy", "pillow")
 SHOWN = ("R@1", "R@5", "R@10", "mAP")
 

@@ -47,7 +47,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture
 def tiny(tiny_config: IVTConfig) -> tuple[IVTModel, IVTProcessor]:
     """A tiny model with the corpus's own tokenizer, and its processor."""
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "recipes" / "tokenizer-synthetic", model_max_length=16)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "ivt" / "recipes" / "tokenizer-synthetic", model_max_length=16)
     tiny_config.vocab_size = len(tokenizer)
     processor = IVTProcessor(IVTImageProcessor(size={"height": SIZE[0], "width": SIZE[1]}), tokenizer)
     return IVTModel(tiny_config).eval(), processor

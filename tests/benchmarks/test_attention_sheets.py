@@ -26,7 +26,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture
 def checkpoint(tiny_config: IVTConfig, tmp_path: Path) -> str:
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "recipes" / "tokenizer-synthetic", model_max_length=16)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "ivt" / "recipes" / "tokenizer-synthetic", model_max_length=16)
     tiny_config.vocab_size = len(tokenizer)
     IVTModel(tiny_config).save_pretrained(tmp_path / "model")
     size = dict(zip(("height", "width"), tiny_config.image_size, strict=True))

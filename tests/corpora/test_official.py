@@ -7,7 +7,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from ivt.corpora import FEATURES, load_corpus, official
+from ivt.corpora import FEATURES, SPLITS, load_corpus, official
 
 ANNOTATIONS = {"cuhk-pedes": "reid_raw.json", "icfg-pedes": "ICFG-PEDES.json", "rstpreid": "data_captions.json"}
 FOLDERS = {"cuhk-pedes": "CUHK-PEDES", "icfg-pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
@@ -94,7 +94,7 @@ def test_icfg_val_is_identities_held_out_of_train(tmp_path: Path) -> None:
     train = [entry("icfg-pedes", n // 2, f"train/{n}.jpg", "train", f"Number {n}.") for n in range(90)]
     test = [entry("icfg-pedes", 1000 + n, f"test/{n}.jpg", "test", "A man.") for n in range(3)]
     folder = write_corpus(tmp_path, "icfg-pedes", train + test)
-    ids = {split: set(load_corpus("icfg-pedes", folder, split)["person_id"]) for split in corpora.SPLITS}
+    ids = {split: set(load_corpus("icfg-pedes", folder, split)["person_id"]) for split in SPLITS}
     assert len(ids["val"]) == 45 // official.HELD_OUT_SHARE == 3
     assert ids["train"] | ids["val"] == ids["train+val"] == set(range(45))
     assert not ids["train"] & ids["val"]

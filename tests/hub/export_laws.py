@@ -1,7 +1,7 @@
 """Exported graphs are the model: both formats, floats and int8, of a tiny random one.
 
 The graphs are made once, by the command line's own function; the int8 ranges come from pictures of noise. These tests
-have a process to themselves, which test_export.py starts: `python -m pytest tests/tools/export_laws.py`.
+have a process to themselves, which test_export.py starts: `python -m pytest tests/hub/export_laws.py`.
 """
 
 import json
@@ -23,7 +23,7 @@ from transformers import AutoProcessor, BertTokenizer
 import ivt.hub.export
 from evaluate_hf import main as evaluate
 from ivt import Gallery, embed_images, embed_texts
-from ivt.explain.attention import explain
+from ivt.explanations.attention import explain
 from ivt.hub.export import WRITERS, main
 from ivt.retrieval.checkpoints import load_embedder
 from ivt.retrieval.exported import ExportedIVTModel, is_exported

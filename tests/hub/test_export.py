@@ -19,7 +19,7 @@ def test_exports_are_the_model_and_tell_nobody(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/tools/export_laws.py"]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/hub/export_laws.py"]
     done = run_python(*command, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     # who reports to a maker keeps a number of the machine there

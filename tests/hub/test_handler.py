@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("handler", ROOT / "serving" / "handler.py")
+    spec = importlib.util.spec_from_file_location("handler", ROOT / "ivt" / "hub" / "handler.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -171,10 +171,10 @@ def test_what_nobody_thought_of_is_logged_and_answered(
 
 def test_endpoints_install_the_transformers_that_the_package_asks_for():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    installed = (ROOT / "serving" / "requirements.txt").read_text().split()
+    installed = (ROOT / "ivt" / "hub" / "requirements.txt").read_text().split()
     assert installed and set(installed) <= set(wanted)
 
 
 def test_the_handler_imports_nothing_that_an_endpoint_lacks():
-    imported = set(get_imports(ROOT / "serving" / "handler.py")) - sys.stdlib_module_names
+    imported = set(get_imports(ROOT / "ivt" / "hub" / "handler.py")) - sys.stdlib_module_names
     assert imported == {"PIL", "torch", "transformers"}

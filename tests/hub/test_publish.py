@@ -108,7 +108,7 @@ def test_a_published_repository_is_whole_tagged_and_public(published: tuple[str,
     repository = hub.repositories["models", name]
     assert repository.tags.keys() == {tag} and not repository.private
     assert hub.files("models", name, tag).keys() == CODE | MODEL | BESIDE
-    assert hub.files("models", name, tag)["handler.py"] == (ROOT / "serving" / "handler.py").read_bytes()
+    assert hub.files("models", name, tag)["handler.py"] == (ROOT / "ivt" / "hub" / "handler.py").read_bytes()
 
 
 def test_the_code_of_the_page_runs_as_printed(
@@ -149,10 +149,10 @@ def test_the_published_space_holds_all_that_it_runs_on(hub: HubStandIn, run_pyth
     wanted = (folder / "requirements.txt").read_text().split("\n")
     assert any(line.startswith("gradio") for line in wanted) and any(line.startswith("lancedb") for line in wanted)
     assert not any("ivt" in line for line in wanted)
-    lines = "import app; print(len(app.open_gallery(app.DEFAULT_MODEL, app.PEOPLE, 'people.lance')))"
+    lines = "from ivt import page; print(len(page.open_gallery(page.DEFAULT_MODEL, page.PEOPLE, 'people.lance')))"
     done = run_python("-c", lines, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) == len(list((folder / "people").glob("*/*")))
+    assert int(done.stdout.split()[-1]) == len(list((folder / "ivt" / "people").glob("*/*")))
 
 
 def test_publishing_again_replaces_everything_under_a_new_tag(hub: HubStandIn, tmp_path: Path):

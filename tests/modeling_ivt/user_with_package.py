@@ -65,6 +65,6 @@ report = {
     "pipelines": pipelines,
     "imported": everything,
     "said_at_import": said + import_silently(*everything),
-    "default_model": sys.modules["retrieval"].DEFAULT_MODEL,
+    "default_model": sys.modules["ivt"].DEFAULT_MODEL,
 }
 (output_dir / "report.json").write_text(json.dumps(report))

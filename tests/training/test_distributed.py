@@ -26,7 +26,7 @@ from ivt.training.distributed import build_accelerator, configure_deepspeed, emb
 from ivt.training.recipe import Recipe, RunPaths
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "recipes/accelerate"
+CONFIGS = ROOT / "ivt/recipes/accelerate"
 # all that shares weights, gradients or embeddings among processes; nothing of it may change what is learnt
 SETTINGS = {
     "batch_size": 8,

@@ -94,7 +94,7 @@ def test_run_may_be_told_what_is_reported_where(tmp_path):
         RunPaths(seeds=0)
 
 
-@pytest.mark.parametrize("recipe_file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe_file", sorted((ROOT / "ivt/recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_of_the_repository_are_valid(recipe_file):
     _, recipe, model_fields = parse_arguments(["--config", str(recipe_file)])
     IVTConfig(**model_fields)
@@ -105,7 +105,7 @@ def test_recipes_of_the_repository_are_valid(recipe_file):
     "name, stride, batch_size", [("cuhk_pedes", 12, 28), ("icfg_pedes", 12, 28), ("rstpreid", 16, 48)]
 )
 def test_corpus_recipes_have_the_settings_of_the_paper(name, stride, batch_size):
-    _, recipe, model_fields = parse_arguments(["--config", str(ROOT / f"recipes/{name}.yaml")])
+    _, recipe, model_fields = parse_arguments(["--config", str(ROOT / f"ivt/recipes/{name}.yaml")])
     config = IVTConfig(**model_fields)
     assert (config.patch_stride, config.patch_size, tuple(config.image_size)) == (stride, 16, (384, 128))
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (768, 12, 12)

@@ -21,7 +21,7 @@ from ivt.corpora.drawn.people import (
     sample_sighting,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FACINGS = ("front", "back", "left", "right")
 STANDING = Sighting(camera=0, facing="front", pose="standing", stride=0.3, seed=5)
 MAN = Person(
@@ -88,7 +88,7 @@ def test_same_sighting_gives_the_same_bytes_whatever_was_drawn_before() -> None:
 
 def test_a_fresh_process_draws_the_same_bytes() -> None:
     code = (
-        "from tests.corpora.test_drawing import *\n"
+        "from tests.corpora.drawn.test_drawing import *\n"
         "for i in range(3):\n"
         "    print(digest(draw_sighting(sample_person(0, 'test', i), sample_sighting(0, 'test', i, 0))))\n"
     )

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer, BertTokenizer
 from ivt.corpora.drawn.synthetic import sample_rows
 from ivt.corpora.drawn.train_tokenizer import CHARACTERS, MAX_TOKENS, SPECIAL_TOKENS, train_vocabulary
 
-SHIPPED = Path(__file__).parents[2] / "recipes" / "tokenizer-synthetic"
+SHIPPED = Path(__file__).parents[3] / "ivt" / "recipes" / "tokenizer-synthetic"
 
 
 @pytest.fixture(scope="module")

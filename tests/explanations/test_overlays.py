@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivt.explain.overlays import Overlay, draw_explanation, draw_rows, word_colours
+from ivt.explanations.overlays import Overlay, draw_explanation, draw_rows, word_colours
 
 WORDS = [("a", 0.0), ("red", 0.04), ("hat", -0.02), ("with", 0.01)]
 

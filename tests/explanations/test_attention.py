@@ -17,7 +17,7 @@ from transformers import BertTokenizer
 from typer.testing import CliRunner
 
 from ivt import cli, explain
-from ivt.explain.attention import (
+from ivt.explanations.attention import (
     COLOURS,
     METHODS,
     TEXT_FREE_METHODS,
