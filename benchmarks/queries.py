@@ -264,7 +264,7 @@ def measure_duplicates(
 def measure_presence(
     model: torch.nn.Module, processor: Any, validation: EmbeddedSplit, test: EmbeddedSplit
 ) -> dict[str, dict[str, float]]:
-    """Fit the curves on validation people, as `ivt.gallery.calibrate` does, and tell present from absent test people."""
+    """Fit the curves on validation people, as `ivt calibrate` does, and tell present from absent test people."""
     fitted = split_cases(
         model, processor, validation, cut_every_other(validation), gallery_sizes(validation.num_people)
     )

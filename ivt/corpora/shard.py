@@ -5,8 +5,8 @@
 
 Every split becomes FOLDER/SPLIT-00000-of-….parquet, or .tar in WebDataset's format, with the pictures as they are and
 the phrases and words of the captions worked out. For a corpus that has no place in memory either, write such files
-yourself, see `corpora/sharded.py` for the columns; `python -m ivt.corpora.shard shards FOLDER --corpus_root OTHER` writes
-them anew in another format or size.
+yourself, see `corpora/sharded.py` for the columns; `python -m ivt.corpora.shard shards FOLDER --corpus_root OTHER`
+writes them anew in another format or size.
 """
 
 import argparse

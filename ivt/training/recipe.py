@@ -239,8 +239,8 @@ class Recipe:
     def _check_streaming(self) -> None:
         if self.corpus != "shards":
             raise ValueError(
-                f"streaming reads shards, corpus is {self.corpus!r}; write it as shards with `python -m ivt.corpora.shard "
-                f"{self.corpus} FOLDER` and pass --corpus shards --corpus_root FOLDER"
+                f"streaming reads shards, corpus is {self.corpus!r}; write it as shards with "
+                f"`python -m ivt.corpora.shard {self.corpus} FOLDER` and pass --corpus shards --corpus_root FOLDER"
             )
         if self.cache_images or self.pairs_per_person:
             name = "cache_images" if self.cache_images else "pairs_per_person"
