@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import pytest
 import torch
+from gallery_parts import draw, save_checkpoint
 from hub_stand_in import HubStandIn
 from safetensors.torch import load_file
 from transformers import BertTokenizer
@@ -220,3 +221,27 @@ def with_package(
     done = run_python(*arguments, cwd=elsewhere, python_path=installed, hub=hub)
     assert done.returncode == 0, done.stderr
     return output_dir, elsewhere
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "other", seed=1)
+
+
+@pytest.fixture
+def make_crops(tmp_path: Path) -> Callable[..., Path]:
+    """Write pictures of these names to the folder `crops`, and return it."""
+
+    def make(*names: str, seed: int = 0) -> Path:
+        for number, name in enumerate(names):
+            path = tmp_path / "crops" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(1000 * seed + number).save(path)
+        return tmp_path / "crops"
+
+    return make

@@ -90,7 +90,7 @@ def test_the_embedded_checkpoint_is_what_publishing_it_makes(hub: HubStandIn, tm
     assert files_of(again) == files_of(embedded)
     for name in files_of(again) - {"README.md"}:
         assert (again / name).read_bytes() == (embedded / name).read_bytes(), name
-    page = (again / "README.md").read_text().replace(str(again), f"checkpoints/{embedded.name}")
+    page = (again / "README.md").read_text().replace(str(again), f"ivt/checkpoints/{embedded.name}")
     assert page == (embedded / "README.md").read_text()
 
 
@@ -99,7 +99,7 @@ def test_the_code_of_the_embedded_checkpoints_page_runs_as_printed(run_python: R
     (tmp_path / "lines.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
     done = run_python(tmp_path / "lines.py", cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    found = re.findall(r"^-?[\d.]+  checkpoints/.*/examples/(person_\d\.jpg)$", done.stdout, re.MULTILINE)
+    found = re.findall(r"^-?[\d.]+  ivt/checkpoints/.*/examples/(person_\d\.jpg)$", done.stdout, re.MULTILINE)
     assert sorted(found) == [f"person_{i}.jpg" for i in (1, 2, 3, 4)]
 
 

@@ -54,7 +54,8 @@ pipelines = use_pipelines(name, output_dir / "pipeline", revision=revision)
 
 everything = [path.stem for path in repo.glob("*.py")]
 for room in pkgutil.iter_modules([str(installed)]):
-    everything += [room.name, *(f"{room.name}.{m.name}" for m in pkgutil.iter_modules([str(installed / room.name)]))]
+    inside = pkgutil.walk_packages([str(installed / room.name)], f"{room.name}.") if room.ispkg else ()
+    everything += [room.name, *(module.name for module in inside if "-" not in module.name)]
 sys.path.append(str(repo))  # for the scripts; the rooms are found in `installed`, which comes first
 report = {
     "modules": {name: type(thing).__module__ for name, thing in loaded.items()},

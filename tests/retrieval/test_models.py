@@ -43,7 +43,7 @@ def test_gallery_keeps_the_revision_of_a_hub_model_that_has_moved_on(
     make_crops("1.png", "2.png")
     lines = f"""
 from huggingface_hub import HfApi
-from retrieval import Gallery
+from ivt import Gallery
 
 api, name = HfApi(), "tester/moving"
 api.create_repo(name)
