@@ -20,8 +20,8 @@ from multiprocessing import get_context
 import torch
 from accelerate import Accelerator
 
-from ivt.training.backward import backward
-from ivt.training.objectives import Objective
+from ivt.training.gradient_cache import backward
+from ivt.training.objective import Objective
 from ivt.training.optimization import build_optimizer
 from ivt.training.recipe import Recipe, parse_arguments
 from modeling_ivt import IVTConfig, IVTModel

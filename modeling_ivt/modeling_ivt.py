@@ -457,13 +457,13 @@ class IVTModel(IVTPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> IVTEncoderOutput:
         """Embed images.
 
         Args:
             pixel_values: (B, C, height, width), normalised by [`IVTImageProcessor`].
-            keep_positions: (K,) or (B, K) token positions to see instead of all, ascending, 0 = [CLS] first; None draws
-                them in training, as `config.bmm_ratio` says.
+            keep_positions: (K,) or (B, K) token positions to see, ascending, 0 = [CLS] first; None: all of them, or in
+                training those that `config.bmm_ratio` leaves.
             interpolate_pos_encoding: accept images of another size, with the position grid resized bilinearly.
             cls_only: compute only [CLS] in the last block: same embedding, less work, `last_hidden_state` (B, 1, D).
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
@@ -490,15 +490,15 @@ class IVTModel(IVTPreTrainedModel):
         keep_positions: torch.Tensor | None = None,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> IVTEncoderOutput:
         """Embed captions.
 
         Args:
             input_ids: (B, L) WordPiece ids, [CLS] first.
             attention_mask: (B, L), 1 for tokens and 0 for padding; None means no padding.
             token_type_ids: (B, L) BERT token types, all 0 if left out.
-            keep_positions: (K,) or (B, K) token positions to see instead of all, ascending, 0 = [CLS] first; None draws
-                them in training, as `config.bmm_ratio` says.
+            keep_positions: (K,) or (B, K) token positions to see, ascending, 0 = [CLS] first; None: all of them, or in
+                training those that `config.bmm_ratio` leaves.
             cls_only: compute only [CLS] in the last block: same embedding, less work, `last_hidden_state` (B, 1, D).
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 

@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoProcessor
 
 import train_hf
 from ivt.retrieval.evaluation import evaluate_retrieval
-from ivt.training import checkpoints, runlog
-from ivt.training.objectives import Objective
+from ivt.training import checkpoints, data, runlog
+from ivt.training.objective import Objective
 from ivt.training.recipe import Recipe, RunPaths
 from ivt.training.record import is_finished
 from modeling_ivt import IVTConfig, IVTModel
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def tiny_corpus(tmp_path_factory, monkeypatch):
     root = str(tmp_path_factory.getbasetemp() / "corpus")
-    monkeypatch.setattr(train_hf, "load_corpus", lambda name, _root, split, **options: load_tiny(root, split))
+    monkeypatch.setattr(data, "load_corpus", lambda name, _root, split, **options: load_tiny(root, split))
 
 
 def run(
@@ -70,7 +70,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
-    output_dir = run(tmp_path / "run", itc_weight=1.0, text_groups=2, group_by_length=True, max_grad_norm=1.0)
+    output_dir = run(tmp_path / "run", itc_weight=1.0, group_by_length=True, max_grad_norm=1.0)
     for name in ("best", "final"):
         processor = AutoProcessor.from_pretrained(output_dir / name)
         inputs = processor(text=["a man in a red coat"], return_tensors="pt")
@@ -95,8 +95,6 @@ def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
         {"ema_decay": 0.9, "sdm_weight": 1.0, "identity_weight": 1.0, "flip_words": True, "cached_chunk": 3}
         | {
             "pairs_per_person": 2,
-            "rand_augment": 2,
-            "swap_synonyms": 0.3,
             "drop_attributes": 0.3,
             "drop_phrases": 0.2,
         },
@@ -307,7 +305,7 @@ def test_record_says_what_the_run_was_and_what_came_out(tmp_path, capsys):
     validation, test = record["results"]["validation"], record["results"]["test"]
     assert validation == {"step": 4} | metrics_of(output_dir)[-1]["validation"]
     model, processor = (auto.from_pretrained(output_dir / "final") for auto in (AutoModel, AutoProcessor))
-    assert test["final"] == evaluate_retrieval(model, processor, train_hf.load_corpus("", "", "test"), progress=False)
+    assert test["final"] == evaluate_retrieval(model, processor, data.load_corpus("", "", "test"), progress=False)
     assert test["best"] == test["final"]  # of the same step
     assert f"test, final: R@1 {test['final']['text_to_image']['R@1']:.1f}" in capsys.readouterr().out
     for name in ("best", "final"):
@@ -316,7 +314,7 @@ def test_record_says_what_the_run_was_and_what_came_out(tmp_path, capsys):
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_test_split_is_read_once_and_only_when_training_is_over(tmp_path, monkeypatch):
-    load, events = train_hf.load_corpus, []
+    load, events = data.load_corpus, []
     backward = train_hf.backward
 
     def noted(name, root, split, **more):
@@ -327,7 +325,7 @@ def test_test_split_is_read_once_and_only_when_training_is_over(tmp_path, monkey
         events.append("batch")
         return backward(*arguments)
 
-    monkeypatch.setattr(train_hf, "load_corpus", noted)
+    monkeypatch.setattr(data, "load_corpus", noted)
     monkeypatch.setattr(train_hf, "backward", trained)
     output_dir = run(tmp_path / "run", max_steps=2)
     run(output_dir, max_steps=2, resume=True)

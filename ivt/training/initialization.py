@@ -36,7 +36,7 @@ GEOMETRY = ("image_size", "patch_stride", "num_attention_heads")  # what the aut
 
 
 def check_sizes(source: Source, config: IVTConfig) -> None:
-    """Compare what the source tells of its geometry with the model's.
+    """Compare the geometry of a source with the model's.
 
     Raises:
         ValueError: naming the field of the configuration, both values and what to do.
@@ -51,18 +51,27 @@ def check_sizes(source: Source, config: IVTConfig) -> None:
             f"num_hidden_layers is {config.num_hidden_layers}, {source} has {source.depth} blocks; "
             f"pass --model.num_hidden_layers {source.depth} or less"
         )
-    if source.depth > config.num_hidden_layers:
-        source.notes.append(f"the first {config.num_hidden_layers} of {source.depth} blocks")
     told = {"hidden_act": source.config.get("hidden_act", config.hidden_act)}
     if source.kind == "ViT":
-        heads = source.config.get("num_attention_heads", (source.config.get("model_args") or {}).get("num_heads"))
-        if heads is None:
-            source.notes.append(f"its files do not tell its attention heads, taken for {config.num_attention_heads}")
         patches = source.tensors[source.keys_of("image_embeddings.patch_embeddings.weight")[0]]
-        told |= {"num_attention_heads": heads or config.num_attention_heads, "patch_size": patches.shape[-1]}
+        heads = attention_heads(source) or config.num_attention_heads
+        told |= {"num_attention_heads": heads, "patch_size": patches.shape[-1]}
     for name, value in told.items():
         if getattr(config, name) != value:
             raise ValueError(f"{name} is {getattr(config, name)}, in {source} {value}; pass --model.{name} {value}")
+
+
+def attention_heads(vit: Source) -> int | None:
+    """Attention heads of a ViT, None where its configuration does not say."""
+    return vit.config.get("num_attention_heads", (vit.config.get("model_args") or {}).get("num_heads"))
+
+
+def note_sizes(source: Source, config: IVTConfig) -> None:
+    """Note what of a source is left out, and what was assumed of it."""
+    if source.depth > config.num_hidden_layers:
+        source.notes.append(f"the first {config.num_hidden_layers} of {source.depth} blocks")
+    if source.kind == "ViT" and attention_heads(source) is None:
+        source.notes.append(f"its files do not tell its attention heads, taken for {config.num_attention_heads}")
 
 
 def vit_grid(source: Source, num_patches: int, patch_size: int) -> tuple[int, int]:
@@ -125,6 +134,7 @@ def assemble(vit: Source, bert: Source, config: IVTConfig) -> tuple[IVTModel, li
     """
     for source in (vit, bert):
         check_sizes(source, config)
+        note_sizes(source, config)
     fit_image_positions(vit, config)
     fit_text_positions(bert, config)
     model = IVTModel(config)

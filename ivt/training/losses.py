@@ -24,7 +24,7 @@ def weighted_losses(
         embeddings: of a batch, or of the batches of all processes.
         recipe: names the losses and their weights.
         log_temperature: (1,) learned by SDM.
-        classifier: (…, D) to (…, persons), of the identity loss; one for both modalities, so that both look alike to it.
+        classifier: (…, D) to (…, persons), of the identity loss; one for both modalities, which then look alike to it.
         persons: ids of the classifier's persons, ascending.
 
     Returns:

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from processing.caption_augmentation import SYNONYMS, CaptionAugmentation
+from processing.caption_augmentation import CaptionAugmentation
 
 CAPTION = "A tall man wears an orange jacket, dark pants, and white sneakers. He holds a black cell phone."
 
@@ -18,24 +18,7 @@ def test_rates_of_zero_change_nothing():
     assert set(results(CaptionAugmentation(), " odd ,, text. ")) == {" odd ,, text. "}
 
 
-def test_synonyms_are_swapped_within_their_group():
-    seen = results(CaptionAugmentation(swap_synonyms=1.0), "The man with a cell phone and sneakers", 500)
-    group = {word: set(words) - {word} for words in SYNONYMS for word in words}
-    expected = {
-        f"The {man} with a {phone} and {shoes}"
-        for man in group["man"]
-        for phone in group["cell phone"]
-        for shoes in group["sneakers"]
-    }
-    assert set(seen) == expected
-
-
-def test_articles_and_capitals_follow_the_new_word():
-    swap = CaptionAugmentation(swap_synonyms=1.0)
-    assert set(results(swap, "Person. A person near an individual")) >= {
-        "Individual. An individual near a person",
-        "Pedestrian. A pedestrian near a pedestrian",
-    }
+def test_articles_follow_the_new_word():
     assert set(results(CaptionAugmentation(drop_attributes=1.0), "an old man, a big umbrella, a red one-piece")) == {
         "a man, an umbrella, a one-piece"
     }
@@ -75,9 +58,5 @@ def test_phrases_are_dropped_but_never_all():
 
 @pytest.mark.parametrize("rate", [0.1, 0.6])
 def test_changes_happen_at_their_rates(rate):
-    count = sum(
-        n for text, n in results(CaptionAugmentation(swap_synonyms=rate), "man", 2000).items() if text != "man"
-    )
-    assert abs(count / 2000 - rate) < 0.04
     count = results(CaptionAugmentation(drop_attributes=rate), "red coat", 2000)["coat"]
     assert abs(count / 2000 - rate) < 0.04
