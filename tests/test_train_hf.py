@@ -267,7 +267,7 @@ class Clock:
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_time_limited_run_that_was_broken_off_has_the_time_that_was_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_hf, "time", Clock())
+    monkeypatch.setattr("ivt.training.run.time", Clock())
     whole = run(tmp_path / "whole", max_minutes=8 / 60, max_steps=100)
     steps = [record["step"] for record in metrics_of(whole) if "loss" in record]
     assert steps == [1, 2, 3, 4, 5, 6]  # and two seconds for two validations
@@ -281,7 +281,7 @@ def test_time_limited_run_that_was_broken_off_has_the_time_that_was_left(tmp_pat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "update_average", break_off_in_step_5)
         run(broken, max_minutes=8 / 60, max_steps=100)
-    monkeypatch.setattr(train_hf, "time", Clock())
+    monkeypatch.setattr("ivt.training.run.time", Clock())
     run(broken, max_minutes=8 / 60, max_steps=100, resume=True)
     assert metrics_of(broken) == metrics_of(whole)
     for name, tensor in weights(whole / "final").items():

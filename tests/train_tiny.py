@@ -95,7 +95,8 @@ def train_until_killed(output_dir: str, corpus_cache: str, die_at: tuple[str, st
         train_hf.train_on_batch = announced
         sys.addaudithook(die)
     settings = {"batch_size": 8, "optimizer": "adamw", "max_steps": 7, "save_steps": 2}
-    settings |= {"itc_weight": 1.0, "learning_rate": 0.005, "warmup_epochs": 0.0}
+    # with this seed the second validation is better than the first, and the third is not
+    settings |= {"itc_weight": 1.0, "learning_rate": 0.005, "warmup_epochs": 0.0, "seed": 3}
     train_sentences(output_dir, corpus_cache, True, settings, {"initializer_range": 0.2})
 
 

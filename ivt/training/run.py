@@ -58,7 +58,7 @@ class Run:
         self.watch = LossWatch(accelerator, output_dir)
         self.log: RunLog | None = None  # of the first process
         self.done = 0.0  # share of the run that is over
-        self.started = time.perf_counter()
+        self.started = 0.0  # on the clock of `time.perf_counter`, as if the run had never been interrupted
 
     def print_sizes(self, splits: dict[str, Dataset | ShardedRows]) -> None:
         """Print what there is to train on, and how much is trained.
