@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from transformers import BertTokenizer
 
 from modeling_ivt import IVTConfig, IVTModel
+from processing import batches, levels
 
 REPO = Path(__file__).parents[1]
 GOLDEN = REPO / "tests" / "golden" / "official_ivt_tiny"
@@ -37,7 +38,8 @@ def seed() -> None:
 @pytest.fixture(autouse=True)
 def small_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nouns and adjectives do not depend on what NLTK finds on this machine or on the network."""
-    monkeypatch.setattr("processing.levels.find_tagger", lambda: "small")
+    for module in (levels, batches):
+        monkeypatch.setattr(module, "find_tagger", lambda: "small")
 
 
 @pytest.fixture

@@ -125,6 +125,33 @@ def test_tool_writes_what_it_counts(tmp_path, capsys):
             shard.main([arguments[0], str(tmp_path), *arguments[1:]])
 
 
+def digest_of(folder: Path, *samples: tuple[int, list[str]], name: str = "train-00000-of-00001.tar") -> str:
+    """The digest of a shard with samples of (person, captions)."""
+    folder.mkdir()
+    files = {}
+    for number, (person_id, captions) in enumerate(samples):
+        row = {"image_id": f"{number}", "person_id": person_id, "captions": captions}
+        files |= {f"{number}.png": encoded(number), f"{number}.json": json.dumps(row).encode()}
+    write_samples(folder / name, files)
+    return ShardedRows(folder, name.partition("-")[0]).digest()
+
+
+def test_digest_tells_corpora_apart_whose_files_are_equally_large(tmp_path):
+    samples = [(1, ["a man in red", "he runs"]), (2, ["a woman"])]
+    digest = digest_of(tmp_path / "first", *samples)
+    others = {
+        "person": [(1, ["a man in red", "he runs"]), (3, ["a woman"])],
+        "words of a caption": [(1, ["a man in-red", "he runs"]), (2, ["a woman"])],
+        "order of captions": [(1, ["he runs", "a man in red"]), (2, ["a woman"])],
+        "row of a caption": [(1, ["a man in red"]), (2, ["he runs", "a woman"])],
+    }
+    found = {what: digest_of(tmp_path / what, *other) for what, other in others.items()}
+    found["name"] = digest_of(tmp_path / "name", *samples, name="val-00000-of-00001.tar")
+    found["size"] = digest_of(tmp_path / "size", (1, ["a man in red", "he runs" + "s" * 20_000]), samples[1])
+    assert len({digest, *found.values()}) == 1 + len(found)
+    assert digest_of(tmp_path / "elsewhere", *samples) == digest  # wherever it lies and whenever it was written
+
+
 # ---- nothing is read that is not asked for
 
 

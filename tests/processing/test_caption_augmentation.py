@@ -19,9 +19,14 @@ def test_rates_of_zero_change_nothing():
 
 
 def test_articles_follow_the_new_word():
-    assert set(results(CaptionAugmentation(drop_attributes=1.0), "an old man, a big umbrella, a red one-piece")) == {
-        "a man, an umbrella, a one-piece"
-    }
+    drop = CaptionAugmentation(drop_attributes=1.0)
+    assert set(results(drop, "an old man, a big umbrella, a red one-piece")) == {"a man, an umbrella, a one-piece"}
+    assert set(results(drop, "an orange uniform, a big hourglass")) == {"a uniform, an hourglass"}
+
+
+def test_texts_in_which_nothing_is_changed_keep_their_mistakes():
+    augmentation = CaptionAugmentation(drop_attributes=1.0)
+    assert set(results(augmentation, "He has a umbrella and an coat.")) == {"He has a umbrella and an coat."}
 
 
 def test_attributes_are_dropped_before_their_noun_only():
@@ -30,6 +35,8 @@ def test_attributes_are_dropped_before_their_noun_only():
     for text in (
         "her hair is long and black.",
         "a black and white coat",
+        "a black or white coat",
+        *(f"it is blue {word} it" for word in ("and", "or", "with", "in", "on", "of", "at", "to", "for", "from")),
         "Red.",
         "a long sleeve",
         "the shirt is blue with stripes",
@@ -44,9 +51,14 @@ def test_words_of_the_word_level_lose_their_attributes():
 
 
 def test_phrases_are_dropped_but_never_all():
-    phrases = ["A tall man wears an orange jacket", "dark pants", "and white sneakers", "He holds a black cell phone"]
-    for text in results(CaptionAugmentation(drop_phrases=1.0), CAPTION):
-        assert text.strip(" .,") in phrases
+    phrases = [
+        "A tall man wears an orange jacket",
+        "dark pants",
+        "and white sneakers.",
+        "He holds a black cell phone.",
+    ]
+    alone = results(CaptionAugmentation(drop_phrases=1.0), CAPTION, 400)
+    assert alone == pytest.approx(dict.fromkeys(phrases, 100), rel=0.25)  # any of them may be the one that stays
     seen = results(CaptionAugmentation(drop_phrases=0.5), CAPTION, 600)
     assert len(seen) == 2 ** len(phrases) - 1
     for text in seen:  # in their old order, separated as before
