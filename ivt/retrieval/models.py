@@ -12,10 +12,10 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
+from ivt.choices import DEFAULT_MODEL
 
 from .checkpoints import load_embedder
 
-DEFAULT_MODEL = str(Path(__file__).parents[1] / "checkpoints" / "ivt-tiny-synthetic")
 WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
 # What decides about the embeddings; a README or the state of a training beside them does not.
 DECISIVE_FILES = (*WEIGHTS, "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
