@@ -1,7 +1,7 @@
 """Several processes: what DDP, FSDP and DeepSpeed each ask for, and work that is shared out among them.
 
 The recipe rules, not the launcher: batch, accumulation, precision and clipping are the same however a run is started.
-Configurations for `accelerate launch` lie in `recipes/accelerate/`.
+Configurations for `accelerate launch` are in `ivt/recipes/accelerate/`.
 """
 
 import math
@@ -33,7 +33,9 @@ def build_accelerator(paths: RunPaths, recipe: Recipe) -> Accelerator:
         project_config=ProjectConfiguration(logging_dir=str(Path(paths.output_dir) / "tensorboard")),
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise ValueError("FSDP version 1 is not supported; set fsdp_version: 2, as in recipes/accelerate/fsdp.yaml")
+        raise ValueError(
+            "FSDP version 1 is not supported; set fsdp_version: 2, as in ivt/recipes/accelerate/fsdp.yaml"
+        )
     if recipe.cached_chunk and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
             f"cached_chunk embeds outside of the wrapped model, which {accelerator.distributed_type} does not allow; "
@@ -54,7 +56,7 @@ def configure_deepspeed(config: dict[str, Any], recipe: Recipe) -> None:
     if stage > 2:
         raise ValueError(
             f"DeepSpeed ZeRO-{stage} is not supported: validation needs whole weights; set zero_stage: 2, or shard "
-            "the weights with recipes/accelerate/fsdp.yaml"
+            "the weights with ivt/recipes/accelerate/fsdp.yaml"
         )
     if recipe.ema_decay and recipe.mixed_precision != "no":
         raise ValueError(

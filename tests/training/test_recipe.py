@@ -156,7 +156,7 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
         ({"mixed_precision": "bf-16"}, "did you mean 'bf16'"),
         (
             {"corpus": "rstpreid", "streaming": True},
-            "reads shards, corpus is 'rstpreid'.*ivt.corpora.shard rstpreid FOLDER",
+            "reads shards, corpus is 'rstpreid'.*ivt corpus shard rstpreid FOLDER",
         ),
         ({"corpus": "shards", "streaming": True, "cache_images": True}, "cache_images needs all pairs in memory"),
         ({"corpus": "cuhk"}, "did you mean 'cuhk-pedes'"),
