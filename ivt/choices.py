@@ -6,6 +6,7 @@ CORPORA = ("cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic", "shards")
 OFFICIAL_SPLITS = ("train", "val", "test")
 SPLITS = (*OFFICIAL_SPLITS, "train+val")
 
+ON_BAD_IMAGE = ("error", "skip")  # what to do about pictures that cannot be read
 PROTOCOLS = ("standard", "reference")
 METHODS = ("cls", "rollout", "gradient", "gradient_last", "tokenwise", "occlusion", "joint")  # of explanations
 DEFAULT_METHOD = "joint"

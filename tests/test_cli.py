@@ -22,6 +22,7 @@ from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
 from ivt.training.recipe import parse_arguments
 
 ROOT = Path(__file__).parents[1]
+RECIPES = [path.stem for path in choices.RECIPES.glob("*.yaml")]
 Run = Callable[..., CompletedProcess[str]]
 
 
@@ -104,6 +105,34 @@ def test_train_has_examples_and_every_field_in_its_help(ivt: Callable[..., Resul
     shown = ivt("train", "--help").stdout
     assert "ivt train --config demo --output_dir runs/demo" in shown and "--learning_rate" in shown
     assert "--model.hidden_size" in shown and shown.count("Usage") + shown.lower().count("usage:") == 2
+
+
+def test_train_is_the_script_with_the_fields_that_are_given(
+    ivt: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr("train_hf.train", lambda *arguments: started.append(arguments))
+    ivt(
+        "train", "--config", "demo", "--output_dir", "run", "--levels", "sentence", "word", "--model.hidden_size", "48"
+    )
+    ((paths, recipe, fields),) = started
+    assert (paths.output_dir, recipe.levels, recipe.corpus, fields["hidden_size"]) == (
+        *("run", ["sentence", "word"]),
+        *("synthetic", 48),
+    )
+
+
+@pytest.mark.parametrize(
+    "launch", [["-m", "train_hf"], ["-m", "accelerate.commands.launch", "--cpu", "--quiet", "-m", "train_hf"]]
+)
+def test_errors_of_an_installed_training_are_one_line(
+    launch: list[str], installed: Path, run_python: Run, tmp_path: Path
+) -> None:
+    done = run_python(*launch, "--config", "cuhk", cwd=tmp_path, python_path=installed)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: there is no recipe cuhk; pass a yaml file or one of " + ", ".join(sorted(RECIPES))]
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if len(launch) == 2 else 1)  # all that accelerate knows
 
 
 def test_version_is_that_of_the_package(ivt: Callable[..., Result]) -> None:

@@ -313,7 +313,10 @@ def serve(
       ivt serve
       ivt serve --model runs/cuhk/best --people crops/ --port 8000
     """
-    from ivt import page
+    try:
+        from ivt import page
+    except ImportError as error:
+        raise ImportError("the demo page needs Gradio: pip install 'ivt-person-retrieval[space]'") from error
 
     hide_loading_bars()
     page.serve(model or page.DEFAULT_MODEL, people or page.PEOPLE, port)

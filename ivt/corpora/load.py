@@ -5,10 +5,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from ivt.choices import CORPORA, SPLITS
+from ivt.choices import CORPORA, ON_BAD_IMAGE, SPLITS
 
 from .drawn.synthetic import load_synthetic
-from .official import ON_BAD_IMAGE, load_official
+from .official import load_official
 from .rows import check_choice
 from .sharded import load_shards
 

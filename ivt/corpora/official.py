@@ -49,7 +49,6 @@ LAYOUTS = {
     "rstpreid": Layout("RSTPReid", ("data_captions.json",), "img_path"),
 }
 HELD_OUT_SHARE = 15  # one identity in 15 of a corpus without val: 206 of the 3,102 of ICFG-PEDES
-ON_BAD_IMAGE = ("error", "skip")
 
 
 def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:

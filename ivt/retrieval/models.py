@@ -134,7 +134,7 @@ def find_device(name: str | None = None) -> torch.device:
 def _load_model(version: ModelVersion, device: str | None) -> tuple[torch.nn.Module, Any]:
     model = load_embedder(version.name, revision=hub_revision(version))
     processor = load_processor(version.name, hub_revision(version))
-    return model.to(find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))), processor
+    return model.to(find_device(device)), processor
 
 
 _loading = threading.Lock()  # threads that want a model at the same time would each load it
@@ -145,7 +145,7 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
 
     Args:
         version: what `find_version` gives.
-        device: where to put the model; by default a GPU if there is one.
+        device: see `find_device`.
     """
     with _loading:
         return _load_model(version, device)

@@ -267,8 +267,8 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
         tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=recipe.max_text_tokens)
     except OSError as error:
         raise ValueError(
-            f"tokenizer {recipe.tokenizer!r} is neither a folder below {Path.cwd()} nor one beside the recipe, "
-            f"and cannot be had from the Hub; pass --tokenizer. The Hub said: {error}"
+            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} or beside the recipe, and cannot be "
+            f"had from the Hub; pass --tokenizer. The Hub said: {error}"
         ) from error
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     model, normalisation, lines = initial_model(recipe, model_fields, vocabulary)

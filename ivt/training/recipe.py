@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from ivt.choices import CORPORA, PROTOCOLS, RECIPES
-from ivt.corpora.official import ON_BAD_IMAGE
+from ivt.choices import CORPORA, ON_BAD_IMAGE, PROTOCOLS, RECIPES
 from ivt.corpora.rows import check_choice
 from modeling_ivt import IVTConfig
 from processing.batches import LEVELS

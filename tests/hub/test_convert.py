@@ -1,7 +1,9 @@
 """Converting the authors' checkpoints. That the result computes the same is for modeling_ivt/test_golden.py."""
 
+import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, BertTokenizer
+from typer.testing import Result
 
 from ivt.cli import main
 
@@ -19,6 +22,7 @@ NOT_NEEDED = [
     "encoder_vl.embeddings.position_ids",
     *(f"bottleneck_img.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
 ]
+TOKENIZER = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 State = dict[str, torch.Tensor]
 Convert = Callable[..., int]
 
@@ -281,3 +285,32 @@ def test_a_failure_while_writing_leaves_nothing(
 def test_a_missing_file_is_named(convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert(tmp_path / "nowhere.pth") == 2
     assert "nowhere.pth" in capsys.readouterr().err
+
+
+def test_geometry_of_an_official_file_has_to_be_given(
+    ivt: Callable[..., Result], golden_checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ["convert", tmp_path / "model", "--init", f"official={golden_checkpoint}", "--patch-stride", 12]
+    with pytest.raises(ValueError, match="does not tell image_size, num_attention_heads; pass --image-size, --num-"):
+        ivt(*command)
+    assert nothing_written(tmp_path)
+
+
+def test_a_checkpoint_becomes_one_with_another_tokenizer_or_other_fields(
+    ivt: Callable[..., Result], converted: tuple[Path, str], golden_tokenizer: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(converted[0], tmp_path / "source")
+    for name in TOKENIZER:
+        (source / name).unlink()
+    done = ivt("convert", tmp_path / "whole", "--init", source, "--tokenizer", golden_tokenizer, "--json")
+    assert json.loads(done.stdout) == {"folder": str(tmp_path / "whole"), "report": []}
+    assert AutoProcessor.from_pretrained(tmp_path / "whole").tokenizer.model_max_length == 40
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    ivt("convert", tmp_path / "again", "--init", tmp_path / "whole", "--model.drop_path_rate", 0.25)
+    assert AutoConfig.from_pretrained(tmp_path / "again").drop_path_rate == 0.25
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in converted[0].iterdir()}
+    with pytest.raises(ValueError, match="no whole processor"):
+        ivt("convert", tmp_path / "none", "--init", source)
+    with pytest.raises(ValueError, match="no field 'hiden_size'"):
+        ivt("convert", tmp_path / "none", "--init", source, "--hiden_size", 3)
+    assert not (tmp_path / "none").exists()

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from unittest import mock
 import pytest
 from hub_stand_in import HubStandIn
 from huggingface_hub import HfApi, ModelCard, RepoCard
+from packaging.requirements import Requirement
 from PIL import Image
 from typer.testing import Result
 
@@ -157,6 +159,32 @@ def test_the_published_space_holds_all_that_it_runs_on(hub: HubStandIn, run_pyth
     done = run_python("-c", lines, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) == len(list((folder / "ivt" / "people").glob("*/*")))
+
+
+def test_an_installed_package_publishes_what_the_checkout_does(
+    ivt: Command, installed: Path, run_python: Run, checkpoint: Path, tmp_path: Path
+):
+    for form in (["--space", "org/demo"], [checkpoint, "org/ivt", "--tag", "v1"]):
+        folders = [tmp_path / f"{name}-{len(form)}" for name in ("checkout", "installed")]
+        ivt("publish", *form, "--dry-run", folders[0])
+        command = ["-m", "ivt", "publish", *form, "--dry-run", folders[1]]
+        done = run_python(*command, cwd=tmp_path, python_path=installed)
+        assert done.returncode == 0, done.stderr
+        expected = {name for name in files_of(folders[0]) if "__pycache__" not in name}
+        found = {name for name in files_of(folders[1]) if not name.startswith(("ivt/hub/model_card", "ivt/hub/space"))}
+        assert found == expected
+        for name in expected - {"requirements.txt"}:  # of a Space: as the metadata of either say
+            assert (folders[1] / name).read_bytes() == (folders[0] / name).read_bytes(), name
+    wanted = (tmp_path / "installed-2" / "requirements.txt").read_text().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    expected = [*project["dependencies"], *extras["search"], *extras["space"]]
+    assert {*map(normal, wanted)} == {normal(line) for line in expected if not line.startswith("ivt-")}
+
+
+def normal(requirement: str) -> str:
+    """A requirement in one of several ways to write it."""
+    return str(Requirement(requirement))
 
 
 def test_publishing_again_replaces_everything_under_a_new_tag(hub: HubStandIn, tmp_path: Path):
