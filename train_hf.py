@@ -1,11 +1,12 @@
 """Train IVT on a corpus of person pictures and captions.
 
-    accelerate launch train_hf.py --config recipes/cuhk_pedes.yaml --corpus_root data/CUHK-PEDES --output_dir runs/cuhk
-    accelerate launch train_hf.py --config recipes/demo.yaml --output_dir runs/demo --max_minutes 8
+    accelerate launch train_hf.py --config cuhk_pedes --corpus_root data/CUHK-PEDES --output_dir runs/cuhk
+    accelerate launch train_hf.py --config demo --output_dir runs/demo --max_minutes 8
 
-A recipe is a yaml file; every field of it can be given on the command line too, which wins (`--learning_rate 0.01`,
-`--model.hidden_size 192`). Read `train` at the end first: model, data, optimiser, loop.
-What happens around the loop is in `ivt/training/`.
+Where the package is installed, `accelerate launch -m train_hf …` runs this file too, and so does `ivt train …` in one
+process. A recipe is a yaml file, or the name of a packaged one; every field of it can be given on the command line
+too, which wins (`--learning_rate 0.01`, `--model.hidden_size 192`). Read `train` first; what happens around its
+loop is in `ivt/training/`.
 
 OUTPUT_DIR holds `best` (chosen on the validation split) and `final`, both in Hub format; `checkpoints/` for
 `--resume`; `metrics.jsonl`, a line per logged step and per validation; `curves.png`; `run.json`, what the run was and
@@ -14,7 +15,6 @@ what came out (see `training/record.py`). The test split is read once, when trai
 
 import logging
 import math
-import os
 import sys
 import time
 from dataclasses import replace
@@ -26,10 +26,10 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
+from ivt.errors import exit_on_error
 from ivt.retrieval.checkpoints import load_checkpoint
 from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 from ivt.training.checkpoints import open_output
@@ -171,9 +171,9 @@ def train_seeds(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -
         print(summarise_seeds(output_dir, folders))
 
 
-def main() -> None:
-    """Train as the command line says."""
-    paths, recipe, model_fields = parse_arguments()
+def main(argv: list[str] | None = None) -> None:
+    """Train as the command line says; `argv` are arguments without the program's name, None those of the process."""
+    paths, recipe, model_fields = parse_arguments(argv)
     if paths.seeds > 1 and not paths.dry_run:
         train_seeds(paths, recipe, model_fields)
     else:
@@ -186,8 +186,5 @@ def main() -> None:
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     disable_progress_bar()  # transformers' own, for the few moments of writing weights
-    try:
+    with exit_on_error():
         main()
-    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
-        # of several processes the first one speaks
-        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)

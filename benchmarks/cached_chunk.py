@@ -1,7 +1,7 @@
 """Print memory and time of training steps with and without gradient caching, each case in a process of its own.
 
     OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk
-    OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk --cases 4 64:4 --config recipes/rstpreid.yaml --optimizer adamw
+    OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk --cases 4 64:4 --config rstpreid --optimizer adamw
 
 A case is BATCH or BATCH:CACHED_CHUNK; what is not known here are arguments of `train_hf.py`. Every case takes some
 steps on one batch of random pictures and texts, whose lengths are like those of sentences, phrases and words, with the
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=["32", "512:32", "512"])
     parser.add_argument("--steps", type=int, default=3)
     arguments, recipe_arguments = parser.parse_known_args(argv)
-    recipe_arguments = ["--config", "ivt/recipes/demo.yaml", *recipe_arguments]
+    recipe_arguments = ["--config", "demo", *recipe_arguments]
     # large blocks go back to the system when they are freed, so that the peak is what is needed at one time
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

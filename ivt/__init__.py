@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .corpora import load_corpus
+    from .corpora.load import load_corpus
     from .explanations.attention import Explanation, explain
     from .gallery.crops import Frame, PathFields
     from .gallery.gallery import Gallery
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MODULES = {  # name -> the module that has it
     "Clause": "gallery.queries",
-    "DEFAULT_MODEL": "retrieval.models",
+    "DEFAULT_MODEL": "choices",
     "Explanation": "explanations.attention",
     "Frame": "gallery.crops",
     "Gallery": "gallery.gallery",
@@ -37,7 +37,7 @@ _MODULES = {  # name -> the module that has it
     "embed_texts": "retrieval.embedding",
     "evaluate_retrieval": "retrieval.evaluation",
     "explain": "explanations.attention",
-    "load_corpus": "corpora",
+    "load_corpus": "corpora.load",
     "parse_query": "gallery.queries",
     "rank_gallery": "retrieval.ranking",
 }

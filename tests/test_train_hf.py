@@ -447,15 +447,15 @@ def test_corpus_that_is_not_there_is_told_before_weights_are_fetched(tmp_path, m
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError, FloatingPointError, ImportError])  # the last: no DeepSpeed
-def test_problem_ends_the_script_with_one_line_from_the_first_process(monkeypatch, kind):
-    def fail() -> None:
-        raise kind("there is a problem")
+def test_problem_ends_the_script_with_one_line_from_the_first_process(monkeypatch, capsys, kind):
+    def fail(argv: list[str] | None) -> None:
+        raise kind("there is\na problem")
 
     monkeypatch.setattr("ivt.training.recipe.parse_arguments", fail)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     monkeypatch.setattr("transformers.utils.logging.disable_progress_bar", lambda: None)
-    for rank, code in (("0", "error: there is a problem"), ("1", 1)):
+    for rank, line in (("0", "error: there is a problem\n"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / "train_hf.py"), run_name="__main__")
-        assert ended.value.code == code
+        assert ended.value.code == 2 and capsys.readouterr().err == line

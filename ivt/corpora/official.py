@@ -26,6 +26,8 @@ from typing import Any
 import PIL.Image
 from datasets import Dataset, Image, NamedSplit
 
+from ivt.choices import OFFICIAL_SPLITS
+
 from .rows import FEATURES, first_few
 
 logger = logging.getLogger(__name__)
@@ -46,9 +48,7 @@ LAYOUTS = {
     "icfg-pedes": Layout("ICFG-PEDES", ("ICFG-PEDES.json", "ICFG_PEDES.json"), "file_path", has_val=False),
     "rstpreid": Layout("RSTPReid", ("data_captions.json",), "img_path"),
 }
-OFFICIAL_SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 15  # one identity in 15 of a corpus without val: 206 of the 3,102 of ICFG-PEDES
-ON_BAD_IMAGE = ("error", "skip")
 
 
 def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:

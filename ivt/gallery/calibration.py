@@ -5,7 +5,7 @@ scores of the rest of the gallery, so the probability is a logistic regression o
 one gallery (`presence_features`), fitted on people of a validation split: in half of the cases the person is in the
 gallery, in half they are not (`presence_cases`). It holds for even odds beforehand, and stays there for a description
 of so few words that many people fit it. A calibration belongs to one version of one model; it lies beside the
-checkpoint as `calibration.json`, written by `python -m ivt.gallery.calibrate`.
+checkpoint as `calibration.json`, written by `ivt calibrate`.
 
 Source of the regression: Newton's method for the logistic likelihood with an L2 penalty (Bishop, Pattern Recognition
 and Machine Learning, 2006, sec. 4.3.3).
@@ -280,21 +280,17 @@ def load_calibration(version: ModelVersion) -> Calibration | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if tuple(fields.pop("features")) != FEATURES:
-            logger.warning(
-                "%s is of another release and not used; write it again with python -m ivt.gallery.calibrate", path
-            )
+            logger.warning("%s is of another release and not used; write it again with ivt calibrate", path)
             return None
         curves = {kind: PresenceCurve(**curve) for kind, curve in fields.pop("curves").items()}
         calibration = Calibration(curves=curves, **fields)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no calibration ({error}); write it again with python -m ivt.gallery.calibrate"
-        ) from error
+        raise ValueError(f"{path} is no calibration ({error}); write it again with ivt calibrate") from error
     found = folder_revision(folder)
     if calibration.revision != found:
         logger.warning(
             "%s belongs to another version of the model (%s, found %s) and is not used; write it again with "
-            "python -m ivt.gallery.calibrate",
+            "ivt calibrate",
             path,
             calibration.revision[:19],
             found[:19],

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
+from ivt.choices import INDEXES
 from ivt.corpora.rows import check_choice, first_few
 from ivt.retrieval.models import DEFAULT_MODEL, ModelVersion, embedding_width, find_same, find_version
 from ivt.retrieval.ranking import SCORE_DECIMALS, check_k
@@ -34,7 +35,7 @@ from .indexing import ON_BAD_IMAGE, Indexer, IndexReport
 from .queries import GalleryStatistics, Query
 from .results import PICTURE_FIELDS, Picture, SearchResults
 from .searching import as_query, measure_gallery, search_gallery, vectors_of
-from .store import INDEXES, VECTOR_INDEX, Store, any_of, gallery_schema
+from .store import VECTOR_INDEX, Store, any_of, gallery_schema
 from .upkeep import reembed_table, verify_table
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 VECTOR_INDEX = "vector_idx"
-INDEXES = ("IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ")
 # With it two processes that add the same picture at the same time notice each other.
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 IDS_PER_CONDITION = 1000  # image ids that one SQL condition names

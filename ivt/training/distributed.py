@@ -34,9 +34,9 @@ def build_accelerator(paths: RunPaths, recipe: Recipe) -> Accelerator:
         project_config=ProjectConfiguration(logging_dir=str(Path(paths.output_dir) / "tensorboard")),
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise ValueError("FSDP version 1 is not supported; set fsdp_version: 2, as in recipes/accelerate/fsdp.yaml")
+        raise ValueError("FSDP 1 is not supported; set fsdp_version: 2, as in ivt/recipes/accelerate/fsdp.yaml")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise ValueError("DeepSpeed is not supported; shard the weights with FSDP, recipes/accelerate/fsdp.yaml")
+        raise ValueError("DeepSpeed is not supported; shard the weights with FSDP, ivt/recipes/accelerate/fsdp.yaml")
     if recipe.cached_chunk and accelerator.distributed_type == DistributedType.FSDP:
         raise ValueError(
             "cached_chunk embeds outside of the wrapped model, which FSDP does not allow; use DDP, or "

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+from ivt.choices import RECIPES
 from ivt.retrieval.checkpoints import load_checkpoint
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.modeling_ivt import resize_grid
@@ -270,12 +271,14 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
     Raises:
         ValueError: if the source of the weights, the tokenizer or the recipe's length of texts do not fit.
     """
+    packaged = RECIPES / recipe.tokenizer
+    name = packaged if packaged.is_dir() and not Path(recipe.tokenizer).is_dir() else recipe.tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer, model_max_length=recipe.max_text_tokens)
+        tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=recipe.max_text_tokens)
     except OSError as error:
         raise ValueError(
-            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} and cannot be had from the Hub; start in "
-            f"the folder the recipe's paths are meant from, or pass --tokenizer. The Hub said: {error}"
+            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} or beside the recipe, and cannot be "
+            f"had from the Hub; pass --tokenizer. The Hub said: {error}"
         ) from error
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     model, normalisation, lines = initial_model(recipe, model_fields, vocabulary)

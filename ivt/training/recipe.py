@@ -11,10 +11,8 @@ from typing import Any
 
 import yaml
 
-from ivt.corpora import CORPORA
-from ivt.corpora.official import ON_BAD_IMAGE
+from ivt.choices import CORPORA, ON_BAD_IMAGE, PROTOCOLS, RECIPES
 from ivt.corpora.rows import check_choice
-from ivt.retrieval.evaluation import PROTOCOLS
 from modeling_ivt import IVTConfig
 from processing.batches import LEVELS
 
@@ -178,7 +176,7 @@ class Recipe:
         if self.corpus != "shards":
             raise ValueError(
                 f"streaming reads shards, corpus is {self.corpus!r}; write it as shards with "
-                f"`python -m ivt.corpora.shard {self.corpus} FOLDER` and pass --corpus shards --corpus_root FOLDER"
+                f"`ivt corpus shard {self.corpus} FOLDER` and pass --corpus shards --corpus_root FOLDER"
             )
         if self.cache_images or self.pairs_per_person:
             name = "cache_images" if self.cache_images else "pairs_per_person"
@@ -194,17 +192,27 @@ def _config_value(text: str) -> Any:
 
 
 def _read_recipe(path: str) -> dict[str, Any]:
-    """The fields of a recipe file, those of the model by their names on the command line (`model.hidden_size`)."""
-    if not Path(path).is_file():
-        raise ValueError(f"there is no recipe {path}; pass a yaml file, those of this project lie in recipes/")
+    """The fields of a recipe file, those of the model by their names on the command line (`model.hidden_size`).
+
+    Args:
+        path: of the file, or the name of a recipe that comes with the package.
+    """
+    file = Path(path) if Path(path).is_file() else RECIPES / f"{path}.yaml"
+    if not file.is_file():
+        names = ", ".join(sorted(packaged.stem for packaged in RECIPES.glob("*.yaml")))
+        raise ValueError(f"there is no recipe {path}; pass a yaml file or one of {names}")
     try:
-        recipe = yaml.safe_load(Path(path).read_text())
+        recipe = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no yaml file: {error}") from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("model") or {}, dict):
         raise ValueError(
             f"{path} is no recipe: expected a mapping `field: value`, and one of IVTConfig under `model:`"
         )
+    tokenizer = file.parent / str(recipe.get("tokenizer"))
+    # that of the package keeps its short name, wherever the package is installed
+    if tokenizer.is_dir() and file.resolve().parent != RECIPES.resolve():
+        recipe["tokenizer"] = str(tokenizer)
     model = recipe.pop("model", None) or {}
     return recipe | {f"model.{name}": value for name, value in model.items()}
 
@@ -229,7 +237,8 @@ def _check_field(name: str, names: Collection[str]) -> None:
         raise ValueError(f"there is no field {name!r}; the nearest is {nearest!r}, --help lists all")
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of a training: `--config` and every field."""
     parser = OptionParser(
         [RunPaths, Recipe],
         allow_abbrev=False,
@@ -237,7 +246,10 @@ def _build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s [--config RECIPE.yaml] [--FIELD VALUE ...]",
         description="Fields of the run and of its recipe; what is given here wins over the yaml file.",
     )
-    parser.add_argument("--config", help="yaml file with any of these fields; IVTConfig's under `model:`")
+    parser.add_argument(
+        "--config",
+        help="name of a packaged recipe, or a yaml file with any of these fields; IVTConfig's under `model:`",
+    )
     model = parser.add_argument_group("model", "Fields of IVTConfig, which explains them; model_size sets several.")
     for name in IVTConfig.__annotations__:
         if name != "model_type":
@@ -261,7 +273,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RunPaths, Recipe, di
         ValueError: for a field that does not exist, naming the nearest one, and for a value that cannot be.
     """
     typed = sys.argv[1:] if argv is None else argv
-    parser = _build_parser()
+    parser = build_parser()
     model_names = [f"model.{name}" for name in IVTConfig.__annotations__ if name != "model_type"]
     names = [f.name for f in (*fields(RunPaths), *fields(Recipe))] + model_names
     try:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ivt import Gallery
+from ivt.choices import INDEXES
 from ivt.gallery.engine import ROWS_PER_TASK
 from ivt.gallery.gallery import AUTO_INDEX, EXACT_ROWS, MAX_UNINDEXED, NUM_PROBES, REFINE_FACTOR
 from ivt.gallery.indexing import COMMIT_ROWS, COMMIT_SECONDS, FILES_PER_QUERY
-from ivt.gallery.store import INDEXES
 
 REPO = Path(__file__).parents[2]
 SCALE = (REPO / "docs" / "scale.md").read_text()
