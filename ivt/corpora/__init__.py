@@ -8,9 +8,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from ivt.choices import ON_BAD_IMAGE
+from ivt.messages import check_choice
+
 from .drawn.synthetic import load_synthetic
-from .official import LAYOUTS, OFFICIAL_SPLITS, ON_BAD_IMAGE, load_official
-from .rows import FEATURES, check_choice
+from .official import LAYOUTS, OFFICIAL_SPLITS, load_official
+from .rows import FEATURES
 from .sharded import load_shards
 
 CORPORA = (*LAYOUTS, "synthetic", "shards")

@@ -26,7 +26,9 @@ from typing import Any
 import PIL.Image
 from datasets import Dataset, Image, NamedSplit
 
-from .rows import FEATURES, first_few
+from ivt.messages import first_few
+
+from .rows import FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,6 @@ LAYOUTS = {
 }
 OFFICIAL_SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 15  # one identity in 15 of a corpus without val: 206 of the 3,102 of ICFG-PEDES
-ON_BAD_IMAGE = ("error", "skip")
 
 
 def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ivt.messages import check_choice
 from processing.levels import add_levels
 
 from . import CORPORA, load_corpus
 from .official import OFFICIAL_SPLITS
-from .rows import check_choice
 from .sharded import ShardedRows, write_shards
 
 EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}

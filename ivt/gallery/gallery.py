@@ -23,14 +23,15 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from ivt.corpora.rows import check_choice, first_few
+from ivt.choices import ON_BAD_IMAGE
+from ivt.messages import check_choice, first_few
 from ivt.retrieval.models import DEFAULT_MODEL, ModelVersion, embedding_width, find_same, find_version
 from ivt.retrieval.ranking import SCORE_DECIMALS, check_k
 
 from .calibration import Calibration, load_calibration
 from .crops import Box, PathFields, absolute, as_utc, find_crops, folder_of
 from .engine import CROP_SCHEMA, Work, decode, read_crops, start_engine
-from .indexing import ON_BAD_IMAGE, Indexer, IndexReport
+from .indexing import Indexer, IndexReport
 from .queries import GalleryStatistics, Query
 from .results import PICTURE_FIELDS, Picture, SearchResults
 from .searching import as_query, measure_gallery, search_gallery, vectors_of

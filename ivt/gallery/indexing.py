@@ -21,7 +21,6 @@ from .store import gallery_schema
 
 logger = logging.getLogger(__name__)
 
-ON_BAD_IMAGE = ("skip", "error")
 COMMIT_ROWS, COMMIT_SECONDS = 2048, 10.0  # a batch has as many rows or took as long, whichever comes first
 # Crops that are handed to the engine at a time; on a cluster they are committed together.
 FILES_PER_QUERY = {"native": 65_536, "ray": 1_000_000}

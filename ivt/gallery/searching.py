@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from ivt.corpora.rows import check_choice, first_few
+from ivt.messages import check_choice, first_few
 from ivt.retrieval.models import load_model
 from ivt.retrieval.ranking import check_k
 

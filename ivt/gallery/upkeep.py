@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ivt.corpora.rows import first_few
+from ivt.messages import first_few
 from ivt.retrieval.models import embedding_width
 
 from .crops import Crop

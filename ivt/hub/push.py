@@ -21,11 +21,12 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ivt.choices import ON_BAD_IMAGE
 from ivt.corpora import load_corpus
 from ivt.corpora.drawn.people import NUM_CAMERAS, PARTS
-from ivt.corpora.official import LAYOUTS, ON_BAD_IMAGE
-from ivt.corpora.rows import check_choice
+from ivt.corpora.official import LAYOUTS
 from ivt.corpora.sharded import write_parquet as write_parquet_file
+from ivt.messages import check_choice
 
 from .repository import open_folder, upload_repository
 

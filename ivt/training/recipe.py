@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from ivt.choices import ON_BAD_IMAGE
 from ivt.corpora import CORPORA
-from ivt.corpora.official import ON_BAD_IMAGE
-from ivt.corpora.rows import check_choice
+from ivt.messages import check_choice
 from ivt.retrieval.evaluation import PROTOCOLS
 from modeling_ivt import IVTConfig
 from processing.batches import LEVELS
