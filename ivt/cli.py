@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
-from processing.image_processing_ivt import to_rgb
+from processing.pictures import read_picture
 
 from .corpora.check import count_split, print_counts, problem_of_colours, summarise
 from .explanations.attention import DEFAULT_METHOD, METHODS
@@ -231,8 +230,7 @@ def explain(
     Example:
       ivt explain crop.jpg "a man with a red backpack" --word "red backpack" --save map.png
     """
-    with Image.open(image) as picture:
-        picture = to_rgb(picture)
+    picture = read_picture(image)
     explanation = explain_picture(*load_model(find_version(model), device), picture, text, word, method)
     if save:
         explanation.draw(save)

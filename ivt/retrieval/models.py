@@ -115,11 +115,26 @@ def load_processor(checkpoint: str, revision: str | None = None) -> Any:
         ) from error
 
 
+def find_device(name: str | None = None) -> torch.device:
+    """A device by its name, or with None (or "auto") an accelerator if there is one and the CPU if not.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
+    if name in (None, "auto"):
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {problem}; pass cpu, cuda or cuda:1") from error
+
+
 @lru_cache(maxsize=2)
 def _load_model(version: ModelVersion, device: str | None) -> tuple[torch.nn.Module, Any]:
     model = load_embedder(version.name, revision=hub_revision(version))
     processor = load_processor(version.name, hub_revision(version))
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+    return model.to(find_device(device)), processor
 
 
 _loading = threading.Lock()  # threads that want a model at the same time would each load it
@@ -130,7 +145,7 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
 
     Args:
         version: what `find_version` gives.
-        device: where to put the model; by default a GPU if there is one.
+        device: see `find_device`.
     """
     with _loading:
         return _load_model(version, device)
