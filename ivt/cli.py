@@ -25,11 +25,10 @@ from processing.pictures import read_picture
 from .corpora.check import count_split, print_counts, problem_of_colours, summarise
 from .explanations.attention import DEFAULT_METHOD, METHODS
 from .explanations.attention import explain as explain_picture
-from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
+from .gallery.path_fields import PathFields
 from .gallery.queries import Clause, Query, parse_query
 from .gallery.results import SearchResults
-from .gallery.store import INDEXES
 from .retrieval.models import DEFAULT_MODEL, find_version, load_model
 
 EXIT_CODES = (
@@ -290,7 +289,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Look at the table alone, not at the pictures.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for names that stand twice, bad vectors, missing and changed pictures.
+    """Look for duplicate names, bad vectors, missing and changed pictures.
 
     Example:
       ivt gallery verify --gallery people.lance --json
@@ -308,7 +307,6 @@ def verify(
 
 def optimize(
     gallery: GalleryOption,
-    index: Annotated[str, typer.Option(help=f"auto, {', '.join(INDEXES)}.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Put small files together and build or extend the index; indexing does so by itself when it is worth it.
@@ -317,7 +315,7 @@ def optimize(
       ivt gallery optimize --gallery people.lance
     """
     people = Gallery(gallery)
-    people.optimize(index)
+    people.optimize()
     found = people.info()
     if as_json:
         print_json(found)

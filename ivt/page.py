@@ -21,8 +21,8 @@ from PIL import Image
 from processing.pictures import UnreadablePicture, read_picture
 
 from .explanations.attention import explain
-from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
+from .gallery.path_fields import PathFields
 from .gallery.results import SearchResults
 from .gallery.store import any_of
 from .retrieval.models import DEFAULT_MODEL, load_model
