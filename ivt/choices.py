@@ -10,7 +10,6 @@ ON_BAD_IMAGE = ("error", "skip")  # what to do about pictures that cannot be rea
 PROTOCOLS = ("standard", "reference")
 METHODS = ("cls", "rollout", "gradient", "gradient_last", "tokenwise", "occlusion", "joint")  # of explanations
 DEFAULT_METHOD = "joint"
-INDEXES = ("IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ")  # of galleries
 EXPORT_FORMATS = ("onnx", "openvino")
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

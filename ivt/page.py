@@ -17,9 +17,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from processing.pictures import UnreadablePicture, read_picture
+
 from .explanations.attention import explain
-from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
+from .gallery.path_fields import PathFields
 from .gallery.results import SearchResults
 from .gallery.store import any_of
 from .retrieval.models import DEFAULT_MODEL, load_model
@@ -130,9 +132,8 @@ def problem_of(path: Path) -> str | None:
     if path.stat().st_size > MAX_BYTES:
         return f"is larger than {MAX_BYTES // 1_000_000} MB"
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        read_picture(path)
+    except UnreadablePicture:
         return "is no picture that can be read"
     return None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ivt.choices import DEFAULT_METHOD, INDEXES, METHODS
+from ivt.choices import DEFAULT_METHOD, METHODS
 
 from .options import (
     DeviceOption,
@@ -66,8 +66,8 @@ def index(
     """
     if folder is None and not reembed:
         raise typer.BadParameter("FOLDER is missing; only --reembed does without", param_hint="FOLDER")
-    from ivt.gallery.crops import PathFields
     from ivt.gallery.gallery import Gallery
+    from ivt.gallery.path_fields import PathFields
     from ivt.retrieval.models import find_device
 
     hide_loading_bars()
@@ -219,16 +219,13 @@ def explain(
     Example:
       ivt explain crop.jpg "a man with a red backpack" --word "red backpack" --save map.png
     """
-    from PIL import Image
-
     from ivt.choices import DEFAULT_MODEL
     from ivt.explanations.attention import explain as explain_picture
     from ivt.retrieval.models import find_version, load_model
-    from processing.image_processing_ivt import to_rgb
+    from processing.pictures import read_picture
 
     hide_loading_bars()
-    with Image.open(image) as picture:
-        picture = to_rgb(picture)
+    picture = read_picture(image)
     version = find_version(model or DEFAULT_MODEL)
     explanation = explain_picture(*load_model(version, device), picture, text, word, method)
     if save:
@@ -293,7 +290,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Look at the table alone, not at the pictures.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for duplicate names, bad vectors, lost or changed pictures.
+    """Look for duplicate names, bad vectors, missing and changed pictures.
 
     Example:
       ivt gallery verify --gallery people.lance --json
@@ -313,7 +310,6 @@ def verify(
 
 def optimize(
     gallery: GalleryOption,
-    index: Annotated[str, typer.Option(help=f"auto, {', '.join(INDEXES)}.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Put small files together and build or extend the index.
@@ -326,7 +322,7 @@ def optimize(
     from ivt.gallery.gallery import Gallery
 
     people = Gallery(gallery)
-    people.optimize(index)
+    people.optimize()
     found = people.info()
     if as_json:
         print_json(found)

@@ -17,9 +17,10 @@ from typing import Any
 from datasets import Dataset
 from PIL import Image
 
+from ivt.messages import check_choice
+
 from .drawn.synthetic import FIRST_PERSON_ID, sample_rows
 from .load import load_corpus
-from .rows import check_choice
 
 MAX_COLOUR_RECALL = 15.0  # percent
 

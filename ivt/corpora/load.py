@@ -6,10 +6,10 @@ from typing import Any
 from datasets import Dataset
 
 from ivt.choices import CORPORA, ON_BAD_IMAGE, SPLITS
+from ivt.messages import check_choice
 
 from .drawn.synthetic import load_synthetic
 from .official import load_official
-from .rows import check_choice
 from .sharded import load_shards
 
 

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 from datasets import Dataset, Image, NamedSplit
 
 from ivt.choices import OFFICIAL_SPLITS
+from ivt.messages import first_few
+from processing.pictures import UnreadablePicture, read_picture
 
-from .rows import FEATURES, first_few
+from .rows import FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -171,10 +172,9 @@ def hold_out_val(rows: list[dict[str, Any]]) -> None:
 def problem_of_image(path: str) -> str:
     """Decode an image and say why it cannot be read, or an empty string."""
     try:
-        with PIL.Image.open(path) as image:
-            image.load()
-    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-        return f"{type(error).__name__}: {error}"
+        read_picture(path)
+    except UnreadablePicture as error:
+        return error.reason
     return ""
 
 

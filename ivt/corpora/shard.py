@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ivt.choices import CORPORA, OFFICIAL_SPLITS
+from ivt.messages import check_choice
 from processing.levels import add_levels
 
 from .load import load_corpus
-from .rows import check_choice
 from .sharded import ShardedRows, write_shards
 
 EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}

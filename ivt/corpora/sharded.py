@@ -28,7 +28,9 @@ from datasets import Dataset, Features, Image, List, NamedSplit, Value
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from .rows import FEATURES, first_few
+from ivt.messages import first_few
+
+from .rows import FEATURES
 
 logger = logging.getLogger(__name__)
 

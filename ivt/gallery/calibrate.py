@@ -22,8 +22,10 @@ from ivt.corpora.load import load_corpus
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.models import find_version, load_model
 
-from .calibration import MIN_AUROC, Calibration, fit_curve, presence_cases, presence_rates
-from .queries import Clause, Query, combine, embed_queries
+from .calibration import Calibration
+from .fitting import MIN_AUROC, fit_curve, presence_cases, presence_rates
+from .queries import Clause, Query
+from .query_vectors import combine, embed_queries
 
 NUM_PEOPLE = 400  # of the embedded corpus's validation split: its usual 100 are too few for galleries of many sizes
 # (clauses that are wanted, clauses that are not)

@@ -21,9 +21,9 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ivt.corpora.drawn.people import NUM_CAMERAS, PARTS
 from ivt.corpora.load import load_corpus
 from ivt.corpora.official import LAYOUTS
-from ivt.corpora.rows import check_choice
 from ivt.corpora.sharded import write_parquet as write_parquet_file
 from ivt.files import new_folder
+from ivt.messages import check_choice
 
 from .repository import check_name, upload_repository
 

@@ -12,7 +12,7 @@ import transformers
 
 from ivt.choices import PROTOCOLS
 from ivt.corpora.load import load_corpus
-from ivt.corpora.rows import check_choice
+from ivt.messages import check_choice
 from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
 
 from .checkpoints import load_embedder

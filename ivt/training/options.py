@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from ivt.corpora.rows import check_choice
+from ivt.messages import check_choice
 
 
 def option(default: Any, text: str, **limits: Any) -> Any:

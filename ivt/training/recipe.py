@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ivt.choices import CORPORA, ON_BAD_IMAGE, PROTOCOLS, RECIPES
-from ivt.corpora.rows import check_choice
+from ivt.messages import check_choice
 from modeling_ivt import IVTConfig
 from processing.batches import LEVELS
 

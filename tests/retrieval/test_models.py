@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hub_stand_in import HubStandIn
 
-from ivt.retrieval.models import find_version
+from ivt.retrieval.models import find_device, find_version
 
 REPO = Path(__file__).parents[2]
 
@@ -63,3 +64,10 @@ except ValueError as error:
     first, second, third = done.stdout.splitlines()
     assert (first, second) == ("True tester/moving", "2 2")
     assert "was made with tester/moving at" in third and "not with tester/moving at" in third
+
+
+def test_device_by_name_or_the_best_there_is() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device() == find_device("auto")
+    with pytest.raises(ValueError, match="device 'nonsense' cannot be used here: .*; pass cpu"):
+        find_device("nonsense")
