@@ -17,7 +17,10 @@ from modeling_ivt import IVTModel
 
 REPO = Path(__file__).parents[1]
 ROOMS = ("ivt", "modeling_ivt", "processing")
-SHIPPED = sorted(path for room in ROOMS for path in (REPO / room).glob("**/*_ivt.py"))
+# The checkpoints of the package may hold copies of them.
+SHIPPED = sorted(
+    path for room in ROOMS for path in (REPO / room).glob("**/*_ivt.py") if "checkpoints" not in path.parts
+)
 # Found in every environment that can load a model: torch, transformers and what they bring
 CORE = {"huggingface_hub", "numpy", "PIL", "safetensors", "torch", "transformers"} | sys.stdlib_module_names
 MODEL_FILES = {"configuration_ivt.py", "losses_ivt.py", "modeling_ivt.py", "pipeline_ivt.py"}
