@@ -6,9 +6,10 @@ wheel installed.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,11 @@ from processing import batches, levels
 REPO = Path(__file__).parents[1]
 GOLDEN = REPO / "tests" / "golden" / "official_ivt_tiny"
 WORDS = ["woman", "man", "orange", "coat", "striped", "shirt", "bag", "a", "the", "with", "an", "and", "."]
+
+
+def site_packages(environment: Path) -> Path:
+    """Where a virtual environment has its packages."""
+    return Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
 
 
 @pytest.fixture(autouse=True)
@@ -128,11 +134,15 @@ def golden_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run Python in a process that has an empty Hugging Face home and nothing on its path but what it is told.
 
-    Without a `hub` it has no network.
+    Without a `hub` it has no network. `python` is the interpreter, by default the one that runs the tests.
     """
 
     def run(
-        *arguments: object, cwd: Path, python_path: Path | None = None, hub: HubStandIn | None = None
+        *arguments: object,
+        cwd: Path,
+        python_path: Path | None = None,
+        hub: HubStandIn | None = None,
+        python: Path | str = sys.executable,
     ) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE")}
         environment |= {"HF_HOME": str(tmp_path_factory.mktemp("hf_home")), "OMP_NUM_THREADS": "1"}
@@ -140,7 +150,7 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpro
             environment["PYTHONPATH"] = str(python_path)
         if hub:
             environment |= hub.environment
-        command = [sys.executable, *map(str, arguments)]
+        command = [str(python), *map(str, arguments)]
         done = subprocess.run(
             command,
             cwd=cwd,
@@ -196,15 +206,18 @@ def published(
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of this project installed in it, and nothing else."""
-    source, wheels, folder = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "installed"))
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "tests", "runs", "docs", "build", "*.egg-info")
-    shutil.copytree(REPO, source, ignore=left_out, dirs_exist_ok=True)
+    """A virtual environment with the wheel of this project, and the libraries of the Python that runs the tests."""
+    folder, wheels = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("wheels")
+    venv.create(folder)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]
+    offline = ["--no-index", "--no-deps"]
+    build = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(wheels), str(REPO)]
     subprocess.run(build, check=True, timeout=120)
-    wheel = next(wheels.glob("*.whl"))
-    subprocess.run([*pip, "install", "--no-index", "--no-deps", "--target", str(folder), str(wheel)], check=True)
+    (wheel,) = wheels.iterdir()
+    subprocess.run([*pip, "--python", str(folder / "bin/python"), "install", *offline, str(wheel)], check=True)
+    # Only a folder on the path: its own .pth files, such as that of an editable install of this repository, are not
+    # read. It comes last, and pip has installed before, which would else find the project installed there.
+    (site_packages(folder) / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     return folder
 
 
@@ -234,8 +247,8 @@ def with_package(
     """What `user_with_package.py` left, run on the published golden checkpoint, and the folder it was started in."""
     output_dir, elsewhere = tmp_path_factory.mktemp("with_package"), tmp_path_factory.mktemp("elsewhere")
     script = REPO / "tests" / "modeling_ivt" / "user_with_package.py"
-    arguments = (script, *published, REPO, installed, output_dir)
-    done = run_python(*arguments, cwd=elsewhere, python_path=installed, hub=hub)
+    arguments = (script, *published, site_packages(installed), output_dir)
+    done = run_python(*arguments, cwd=elsewhere, hub=hub, python=installed / "bin/python")
     assert done.returncode == 0, done.stderr
     return output_dir, elsewhere
 
