@@ -32,6 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 from ivt.errors import exit_on_error
 from ivt.retrieval.checkpoints import load_checkpoint
 from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
+from ivt.training.arguments import parse_arguments
 from ivt.training.checkpoints import open_output
 from ivt.training.data import build_loader, check_corpus, load_rows
 from ivt.training.distributed import build_accelerator, embed_in_shares, prepare
@@ -40,7 +41,7 @@ from ivt.training.gradient_cache import backward
 from ivt.training.initialization import build_model
 from ivt.training.objective import Objective
 from ivt.training.optimization import build_optimizer
-from ivt.training.recipe import Recipe, RunPaths, parse_arguments
+from ivt.training.recipe import Recipe, RunPaths
 from ivt.training.record import is_finished, start_record, summarise_seeds
 from ivt.training.run import Run
 from ivt.training.runlog import figures_of

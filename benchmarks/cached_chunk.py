@@ -20,10 +20,11 @@ from multiprocessing import get_context
 import torch
 from accelerate import Accelerator
 
+from ivt.training.arguments import parse_arguments
 from ivt.training.gradient_cache import backward
 from ivt.training.objective import Objective
 from ivt.training.optimization import build_optimizer
-from ivt.training.recipe import Recipe, parse_arguments
+from ivt.training.recipe import Recipe
 from modeling_ivt import IVTConfig, IVTModel
 
 TEXT_TOKENS = {"sentence": (20, 60), "phrase": (4, 12), "word": (8, 20)}  # least and most, with [CLS] and [SEP]

@@ -19,7 +19,7 @@ from ivt.corpora.shard import EXTENSIONS
 from ivt.explanations.attention import METHODS
 from ivt.hub.export import WRITERS
 from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
-from ivt.training.recipe import parse_arguments
+from ivt.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [path.stem for path in choices.RECIPES.glob("*.yaml")]

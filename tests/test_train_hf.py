@@ -451,7 +451,7 @@ def test_problem_ends_the_script_with_one_line_from_the_first_process(monkeypatc
     def fail(argv: list[str] | None) -> None:
         raise kind("there is\na problem")
 
-    monkeypatch.setattr("ivt.training.recipe.parse_arguments", fail)
+    monkeypatch.setattr("ivt.training.arguments.parse_arguments", fail)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     monkeypatch.setattr("transformers.utils.logging.disable_progress_bar", lambda: None)
     for rank, line in (("0", "error: there is a problem\n"), ("1", "")):

@@ -37,7 +37,7 @@ def train(context: typer.Context) -> None:
       ivt train --config demo --output_dir runs/demo --resume
     """
     if "--help" in context.args:
-        from ivt.training.recipe import build_parser
+        from ivt.training.arguments import build_parser
 
         parser = build_parser()
         parser.usage = "ivt train [--config RECIPE] [--FIELD VALUE ...]"

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ivt.files import check_empty, new_folder
 from ivt.retrieval.models import load_processor
+from ivt.training.arguments import parse_arguments
 from ivt.training.initialization import GEOMETRY, build_model, continued_model, normalisation_of
-from ivt.training.recipe import parse_arguments
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor

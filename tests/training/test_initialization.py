@@ -24,8 +24,9 @@ from transformers import (
     ViTModel,
 )
 
+from ivt.training.arguments import parse_arguments
 from ivt.training.initialization import assemble, build_model
-from ivt.training.recipe import MODEL_SIZES, Recipe, parse_arguments
+from ivt.training.recipe import MODEL_SIZES, Recipe
 from ivt.training.sources import read_bert, read_vit
 from modeling_ivt import IVTConfig, IVTModel
 

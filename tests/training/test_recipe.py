@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from ivt.training.arguments import parse_arguments
 from ivt.training.initialization import build_model
-from ivt.training.recipe import Recipe, RunPaths, parse_arguments
+from ivt.training.recipe import Recipe, RunPaths
 from modeling_ivt import IVTConfig
 
 ROOT = Path(__file__).parents[2]
