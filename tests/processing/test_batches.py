@@ -82,10 +82,11 @@ def test_item_depends_on_seed_epoch_and_index_alone(processor, pairs):
 
 
 def test_no_two_of_seed_epoch_and_index_give_the_same_random_numbers(processor):
-    # pairs 0 and 1 are of one picture; little padding, or crops with nothing but padding would be equal
-    views = TrainingViews(padding=2)
+    # pairs 0 and 1 are of one picture, and whole sentences take no random numbers; little padding, or crops with
+    # nothing but padding would be equal
+    options = {"levels": ["sentence"], "views": TrainingViews(padding=2)}
     seen = {
-        TrainingPairs(make_rows(), processor, views=views, seed=seed)[epoch, index]["views"].tobytes()
+        TrainingPairs(make_rows(), processor, seed=seed, **options)[epoch, index]["views"].tobytes()
         for seed in range(3)
         for epoch in range(3)
         for index in range(2)
