@@ -36,7 +36,7 @@ def train(context: typer.Context) -> None:
       ivt train --config my_recipe.yaml --learning_rate 0.01 --model.hidden_size 384 --seed 1
       ivt train --config demo --output_dir runs/demo --resume
     """
-    if {"--help", "-h"} & set(context.args):
+    if "--help" in context.args:
         from ivt.training.recipe import build_parser
 
         parser = build_parser()
