@@ -236,4 +236,4 @@ def test_import_and_help_load_no_library(run_python: Run, tmp_path: Path) -> Non
     loaded = set(done.stderr.split())
     heavy = ("torch", "transformers", "datasets", "accelerate", "daft", "lancedb", "lance", "pyarrow", "matplotlib")
     assert loaded.isdisjoint((*heavy, "numpy", "pandas", "PIL", "nltk", "gradio", "huggingface_hub", "evaluate"))
-    assert len(loaded) < 500  # `from transformers import AutoModel` loads some 2,000
+    assert len(loaded) < 0.3 * 1400  # what `from transformers import AutoModel` loads
