@@ -3,7 +3,7 @@
     ivt calibrate runs/cuhk/best --corpus cuhk-pedes --corpus-root data/CUHK-PEDES
 
 Searches galleries of validation people with captions, every other one cut short, with other pictures of theirs, with
-both and, on the embedded corpus, with clauses (AND, NOT), each once with and once without those who are asked for,
+both and, on the drawn corpus, with clauses (AND, NOT), each once with and once without those who are asked for,
 fits a curve for each kind of query and writes `CHECKPOINT/calibration.json`. A kind whose curve hardly tells the two
 apart is left out. How well the rest does on test people: `python -m benchmarks.queries`.
 """
@@ -27,7 +27,7 @@ from .fitting import MIN_AUROC, fit_curve, presence_cases, presence_rates
 from .queries import Clause, Query
 from .query_vectors import combine, embed_queries
 
-NUM_PEOPLE = 400  # of the embedded corpus's validation split: its usual 100 are too few for galleries of many sizes
+NUM_PEOPLE = 400  # of the drawn corpus's validation split: its usual 100 are too few for galleries of many sizes
 # (clauses that are wanted, clauses that are not)
 CLAUSE_SHAPES = ((2, 0), (3, 0), (4, 0), (6, 0), (1, 1), (2, 1), (4, 1))
 QUERIES_PER_SHAPE = 200

@@ -128,7 +128,7 @@ def load_calibration(version: ModelVersion) -> Calibration | None:
         ValueError: if the file cannot be read.
     """
     folder = Path(version.name)
-    if not folder.is_dir():  # the files of a Hub model that its revision is told from, which it needs anyway
+    if not folder.is_dir():  # a Hub model: download the files that its revision depends on
         files = [*DECISIVE_FILES, CALIBRATION_FILE]
         folder = Path(snapshot_download(version.name, revision=version.revision, allow_patterns=files))
     path = folder / CALIBRATION_FILE

@@ -139,7 +139,7 @@ def find_crops(
     time: datetime | None = None,
     path_fields: PathFields | None = None,
 ) -> Iterable[Crop]:
-    """Crops of whatever `Gallery.add` takes, with camera and time where they do not bring their own.
+    """Crops of anything that `Gallery.add` takes, with camera and time where they do not bring their own.
 
     Raises:
         ValueError: if there is nothing, or `path_fields` is given for what has no paths.

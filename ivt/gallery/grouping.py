@@ -42,7 +42,7 @@ def group_duplicates(image_embeds: torch.Tensor, min_cosine: float = DUPLICATE_C
     alone = torch.arange(len(image_embeds))
     while len(alone):
         near = image_embeds[alone] @ image_embeds[alone[0]] >= min_cosine
-        near[0] = True  # whatever rounding says
+        near[0] = True  # a picture is like itself, in spite of rounding
         groups.append(alone[near].tolist())
         alone = alone[~near]
     return groups

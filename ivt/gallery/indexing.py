@@ -1,7 +1,7 @@
 """Indexing: crops -> rows of a gallery's table, only what is new or changed, in batches that stay once acknowledged.
 
-A batch is acknowledged when its commit returns: from then on the table holds its rows, whatever is killed. What was
-not acknowledged is not in the table, and the next run embeds it.
+A batch is acknowledged when its commit returns: from then on the table holds its rows, even if the process is killed.
+What was not acknowledged is not in the table, and the next run embeds it.
 """
 
 import logging

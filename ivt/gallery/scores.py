@@ -40,7 +40,7 @@ def clause_scores(
 ) -> torch.Tensor:
     """Say how well each picture fits each clause, compared with the gallery it comes from.
 
-    Cosines of different clauses do not compare: "black pants" may lie near every picture and "umbrella" near none. So
+    Cosines of different clauses do not compare: "black pants" may be close to every picture and "umbrella" to none. So
     a score is the cosine's distance from its mean over the gallery, in standard deviations: 0 is the gallery's average
     picture, and only a few in a hundred pictures reach 2. A negated clause is scored like any other: low is good.
 

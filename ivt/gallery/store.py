@@ -1,6 +1,6 @@
 """The store: a gallery's Lance table through LanceDB, on a local disk or an object storage.
 
-Every change is one commit of Lance: it is there as a whole or not at all, whatever is killed when.
+Every change is one commit of Lance: it is there as a whole or not at all, even if the process is killed.
 """
 
 import json

@@ -29,7 +29,7 @@ class ModelVersion:
 
     Attributes:
         name: Hub name or folder.
-        revision: commit of a Hub model; "sha256:" and a digest of the files for a folder, wherever it lies.
+        revision: commit of a Hub model; "sha256:" and a digest of the files for a folder, wherever it is.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ModelVersion:
 
 
 def folder_revision(folder: Path) -> str:
-    """Digest of the files of a model that decide about its embeddings, the same wherever the folder lies.
+    """Digest of the files of a model that decide about its embeddings, the same wherever the folder is.
 
     Raises:
         ValueError: if the folder holds neither a model in Hub format nor an exported one.
@@ -58,7 +58,7 @@ def folder_revision(folder: Path) -> str:
 
 
 def find_version(name: str, revision: str | None = None) -> ModelVersion:
-    """Tell which version of a model a name stands for, without loading its weights.
+    """Find which version of a model a name means, without loading its weights.
 
     Args:
         name: folder or Hub name.
@@ -80,9 +80,9 @@ def find_version(name: str, revision: str | None = None) -> ModelVersion:
 
 
 def find_same(version: ModelVersion) -> ModelVersion:
-    """Find a model as it was, by its name, or the embedded one if that is the same."""
+    """Find a model as it was, by its name, or the bundled one if that is the same."""
     if Path(DEFAULT_MODEL).is_dir() and find_version(DEFAULT_MODEL).revision == version.revision:
-        return find_version(DEFAULT_MODEL)  # whatever folder it lay in when the gallery was made
+        return find_version(DEFAULT_MODEL)  # it may have been in another folder when the gallery was made
     return find_version(version.name, hub_revision(version))
 
 

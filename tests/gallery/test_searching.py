@@ -178,7 +178,7 @@ def test_gallery_without_rows_finds_nobody(gallery: Gallery) -> None:
 
 @pytest.fixture
 def calibrated(gallery: Gallery, checkpoint: str, tmp_path: Path) -> Callable[..., Gallery]:
-    """The gallery with the same model beside which calibration.json lies, with these curves."""
+    """The gallery with the same model and a calibration.json of these curves beside it."""
 
     def calibrate(**curves: PresenceCurve) -> Gallery:
         folder = shutil.copytree(checkpoint, tmp_path / "model", dirs_exist_ok=True)
