@@ -84,6 +84,15 @@ def test_the_processor_fits_the_model(converted: tuple[Path, str]) -> None:
     AutoModel.from_pretrained(converted[0])(**inputs)
 
 
+def test_a_tokenizer_that_stops_before_the_model_does_keeps_its_limit(
+    convert: Convert, golden_checkpoint: Path, golden_tokenizer: Path, tmp_path: Path
+) -> None:
+    AutoTokenizer.from_pretrained(golden_tokenizer, model_max_length=12).save_pretrained(tmp_path / "tokenizer")
+    assert convert(golden_checkpoint, "--tokenizer", tmp_path / "tokenizer") == 0
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    assert processor(text="a man " * 60, return_tensors="pt")["input_ids"].shape == (1, 12)
+
+
 def test_without_a_tokenizer_none_is_written(
     convert: Convert, golden_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from unittest import mock
@@ -72,6 +73,18 @@ def test_a_dry_run_writes_the_whole_repository(checkpoint: Path, tmp_path: Path,
     assert all((tmp_path / "out" / path).is_file() for path in re.findall(r"!\[.*?\]\((.*?)\)", card.text))
     labels = [example["example_title"] for example in card.data.widget]
     assert len(set(labels)) == 4 and not any("," in label for label in labels)
+
+
+def test_a_calibration_goes_with_the_files_that_are_published(checkpoint: Path, tmp_path: Path):
+    config = checkpoint / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text())))  # another file as soon as it is saved anew
+    given = find_version(str(checkpoint))
+    calibration = Calibration("x", given.revision, "synthetic, val", {})
+    calibration.save(checkpoint)
+    publish.main([str(checkpoint), "--dry_run", str(tmp_path / "out")])
+    published = find_version(str(tmp_path / "out"))
+    assert published.revision != given.revision
+    assert load_calibration(published) == replace(calibration, revision=published.revision)
 
 
 def test_a_folder_for_no_hub_speaks_of_itself(checkpoint: Path, tmp_path: Path):
