@@ -126,6 +126,33 @@ def test_tool_writes_what_it_counts(tmp_path, capsys):
             shard.main([arguments[0], str(tmp_path), *arguments[1:]])
 
 
+def test_tool_asks_for_a_number_of_people_where_they_are_drawn_for_training(tmp_path, monkeypatch):
+    asked, rows = [], make_rows(6, tmp_path).remove_columns("levels")
+    monkeypatch.setattr(shard, "load_corpus", lambda *names, **options: asked.append((*names, options)) or rows)
+    shard.main(["synthetic", str(tmp_path / "drawn"), "--num_people", "9", "--corpus_root", "cache"])
+    shard.main(["rstpreid", str(tmp_path / "other"), "--num_people", "9", "--splits", "train"])
+    options = {"train": {"num_people": 9}, "val": {}, "test": {}}
+    assert asked == [
+        *(("synthetic", "cache", split, options[split]) for split in options),
+        ("rstpreid", None, "train", {}),
+    ]
+
+
+def test_tool_keeps_to_the_size_and_seed_it_is_given(tmp_path):
+    make_rows(40, tmp_path).remove_columns("levels").to_parquet(
+        tmp_path / "train-00000-of-00001.parquet", batch_size=2
+    )
+    orders = {}
+    for name, *options in (("a", "--seed", "3"), ("b", "--seed", "3"), ("c",), ("d", "--seed", "0")):
+        command = ["shards", str(tmp_path / name), "--corpus_root", str(tmp_path), "--splits", "train"]
+        shard.main([*command, "--rows_per_shard", "20", *options])
+        assert len(list((tmp_path / name).glob("train-*.parquet"))) == 2
+        orders[name] = [row["image_id"] for row in ShardedRows(tmp_path / name, "train")]
+    assert orders["a"] == orders["b"] != orders["c"] == orders["d"]
+    with pytest.raises(ValueError, match="rows_per_shard is 0; pass at least 1"):
+        shard.main(["shards", str(tmp_path / "e"), "--corpus_root", str(tmp_path), "--rows_per_shard", "0"])
+
+
 # ---- nothing is read that is not asked for
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, BertTokenizer
 
 from tools.convert_official import main
+from tools.new_folder import new_folder
 
 NOT_NEEDED = [
     "temp",
@@ -282,6 +283,18 @@ def test_a_failure_while_writing_leaves_nothing(
     monkeypatch.setattr("tools.convert_official.IVTImageProcessor.save_pretrained", full_disk)
     assert convert(golden_checkpoint) == 1
     assert nothing_written(tmp_path)
+
+
+def test_a_new_folder_gets_its_name_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with new_folder(Path("runs/deep/model")) as folder:
+        monkeypatch.chdir(folder.parent)
+        (folder / "weights").write_text("whole")
+        assert not (tmp_path / "runs/deep/model").exists()
+    assert [path.relative_to(tmp_path / "runs/deep") for path in (tmp_path / "runs/deep").rglob("*")] == [
+        Path("model"),
+        Path("model/weights"),
+    ]
 
 
 def test_a_missing_file_is_named(convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

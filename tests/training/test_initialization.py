@@ -391,6 +391,12 @@ def test_tool_saves_the_start_that_a_run_would_have(tmp_path, bert, tokenizer, c
     assert build_start.main(command) == 1 and "is not an empty folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "status"), [(["-h"], 0), (["--help"], 0), ([], 2), (["--seed", "5"], 2)])
+def test_tool_without_a_folder_says_how_it_is_called(arguments, status, capsys):
+    assert build_start.main(arguments) == status
+    assert "python -m tools.build_start OUTPUT_DIR" in capsys.readouterr().out
+
+
 def test_recipe_begins_with_a_file_of_the_authors(golden_checkpoint, golden_tokenizer, converted):
     recipe = Recipe(init=f"official={golden_checkpoint}", tokenizer=str(golden_tokenizer), max_text_tokens=40)
     geometry = {"image_size": [96, 48], "patch_stride": 12, "num_attention_heads": 4}
