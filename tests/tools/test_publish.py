@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -121,6 +122,8 @@ def test_a_published_repository_is_whole_tagged_and_public(published: tuple[str,
     repository = hub.repositories["models", name]
     assert repository.tags.keys() == {tag} and not repository.private
     assert hub.files("models", name, tag).keys() == CODE | MODEL | BESIDE
+    page = hub.files("models", name, tag)["README.md"].decode()
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", page)) == {path for path in BESIDE if path.endswith(".jpg")}
     assert hub.files("models", name, tag)["handler.py"] == (ROOT / "serving" / "handler.py").read_bytes()
 
 
@@ -134,6 +137,30 @@ def test_the_code_of_the_page_runs_as_printed(
     found = re.findall(r"^(-?[\d.]+)  .*/examples/(person_\d\.jpg)$", done.stdout, re.MULTILINE)
     assert sorted(picture for _, picture in found) == [f"person_{i}.jpg" for i in (1, 2, 3, 4)]
     assert [float(score) for score, _ in found] == sorted((float(score) for score, _ in found), reverse=True)
+
+
+def test_a_private_repository_is_private_and_tagged_with_the_project_s_version(hub: HubStandIn):
+    with reached(hub):
+        publish.main(["--metric", "private/person_retrieval", "--private"])
+    repository = hub.repositories["spaces", "private/person_retrieval"]
+    assert repository.private
+    assert repository.tags.keys() == {f"v{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}"}
+
+
+def test_what_python_compiled_is_not_copied_and_what_is_missing_is_named(tmp_path: Path):
+    (tmp_path / "room" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "room" / "__pycache__" / "code.pyc").touch()
+    (tmp_path / "room" / "code.py").touch()
+    publish.build_copy(tmp_path / "copy", tmp_path / "room")
+    assert [path.name for path in (tmp_path / "copy").rglob("*")] == ["code.py"]
+    with pytest.raises(ValueError, match="there is no folder .*hall, which belongs to what is published"):
+        publish.build_copy(tmp_path / "copy", tmp_path / "hall")
+
+
+def test_publishing_needs_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(publish, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} is no checkout of the project"):
+        publish.main(["checkpoint", "org/ivt"])
 
 
 def test_the_metric_is_published_as_a_space_and_loads_from_there(hub: HubStandIn, run_python: Run, tmp_path: Path):
