@@ -18,6 +18,7 @@ from metric.person_retrieval.person_retrieval import retrieval_metrics
 from modeling_ivt import IVTModel
 from processing import IVTImageProcessor, IVTProcessor
 from retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
+from retrieval.models import find_version
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "gray": (128, 128, 128)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, "a", "man", "in", "."]
@@ -199,6 +200,8 @@ def test_command_prints_a_table_and_writes_the_same_figures(
     results = json.loads(output.read_text(encoding="utf-8"))
     assert (results["corpus"], results["split"], results["checkpoint"]) == ("rstpreid", "test", str(checkpoint))
     assert (results["num_images"], results["num_captions"], results["num_people"]) == (4, 8, 2)
+    assert results["revision"] == find_version(str(checkpoint)).revision
+    assert (results["protocol"], results["average_precision"], results["device"]) == ("standard", "standard", "cpu")
     assert results["seconds"] > 0 and results["versions"]["torch"] == torch.__version__
     printed = capsys.readouterr().out
     assert "2 people, 4 images, 8 captions" in printed
@@ -231,6 +234,20 @@ def test_reference_protocol_prints_and_writes_its_one_direction(
     assert "image_to_text" not in results and "image to text" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="trapezoidal; leave out --average_precision"):
         run(checkpoint, corpus, "--protocol", "reference", "--average_precision", "standard")
+
+
+def test_queries_without_a_match_are_counted_in_what_is_printed(
+    checkpoint: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = corpus / "data_captions.json"
+    entries = json.loads(path.read_text())
+    for number, entry in enumerate(entries):
+        entry |= {"id": number, "captions": entry["captions"][: 1 if number < 2 else 2]}
+    path.write_text(json.dumps(entries))  # 1 + 1 + 2 + 2 pairs: every second one leaves out the second picture
+    run(checkpoint, corpus, "--protocol", "reference")
+    assert "text to image: 1 queries without a match count as not found" in capsys.readouterr().out
+    run(checkpoint, corpus)
+    assert "without a match" not in capsys.readouterr().out
 
 
 def test_bad_images_are_an_error_unless_skipped(checkpoint: Path, corpus: Path, capsys: Any) -> None:
