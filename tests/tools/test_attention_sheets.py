@@ -52,6 +52,16 @@ def test_the_first_people_who_show_the_thing_are_taken_once_each(rows: Dataset, 
     assert first_people(rows, part, fits, 2) == found[:2]
 
 
+@pytest.mark.parametrize(
+    ("word", "kind", "may_be_called_so"),
+    [("backpack", "backpack", True), ("backpack", "handbag", False), ("shoes", "sneakers", True)]
+    + [("shoes", "boots", False), ("shoes", "sandals", False)],
+)
+def test_only_what_may_be_called_so_is_shown(word: str, kind: str, may_be_called_so: bool) -> None:
+    (fits,) = (fits for name, _, fits in WORDS if name == word)
+    assert fits({"kind": kind}) is may_be_called_so
+
+
 def test_sheets_show_the_maps_of_their_texts_and_models_and_frame_the_right_place(
     rows: Dataset, checkpoint: str, tiny_config: IVTConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """First weights from other models: what is taken over computes what it computed there, and nothing is left unsaid."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -392,9 +393,10 @@ def test_tool_saves_the_start_that_a_run_would_have(tmp_path, bert, tokenizer, c
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["-h"], 0), (["--help"], 0), ([], 2), (["--seed", "5"], 2)])
-def test_tool_without_a_folder_says_how_it_is_called(arguments, status, capsys):
-    assert build_start.main(arguments) == status
-    assert "python -m tools.build_start OUTPUT_DIR" in capsys.readouterr().out
+def test_tool_without_a_folder_says_how_it_is_called(arguments, status, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["build_start", *arguments])
+    assert build_start.main() == build_start.main(arguments) == status
+    assert capsys.readouterr().out.count("python -m tools.build_start OUTPUT_DIR") == 2
 
 
 def test_recipe_begins_with_a_file_of_the_authors(golden_checkpoint, golden_tokenizer, converted):
