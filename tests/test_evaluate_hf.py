@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -18,6 +19,7 @@ from typer.testing import Result
 from ivt.corpora import FEATURES
 from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
+from ivt.retrieval.models import find_version
 from ivt.retrieval.report import DIRECTIONS
 from modeling_ivt import IVTModel
 from processing import IVTImageProcessor, IVTProcessor
@@ -201,11 +203,15 @@ def test_command_prints_a_table_and_writes_the_same_figures(
     run: Callable[..., str], checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "deep" / "metrics.json"
+    start = time.perf_counter()
     printed = run("--output", output, "--batch-size", "3", "--device", "cpu")
+    elapsed = time.perf_counter() - start
     results = json.loads(output.read_text(encoding="utf-8"))
     assert (results["corpus"], results["split"], results["checkpoint"]) == ("rstpreid", "test", str(checkpoint))
     assert (results["num_images"], results["num_captions"], results["num_people"]) == (4, 8, 2)
-    assert results["seconds"] > 0 and results["versions"]["torch"] == torch.__version__
+    assert results["revision"] == find_version(str(checkpoint)).revision
+    assert (results["protocol"], results["average_precision"], results["device"]) == ("standard", "standard", "cpu")
+    assert 0 < results["seconds"] < elapsed and results["versions"]["torch"] == torch.__version__
     assert "2 people, 4 images, 8 captions" in printed
     for direction in DIRECTIONS:
         line = next(line for line in printed.splitlines() if line.startswith(direction.replace("_", " ")))
@@ -236,6 +242,16 @@ def test_reference_protocol_prints_and_writes_its_one_direction(run: Callable[..
     assert "image_to_text" not in results and "image to text" not in printed
     with pytest.raises(ValueError, match="trapezoidal; leave out --average-precision"):
         run("--protocol", "reference", "--average-precision", "standard")
+
+
+def test_queries_without_a_match_are_counted_in_what_is_printed(run: Callable[..., str], corpus: Path) -> None:
+    path = corpus / "data_captions.json"
+    entries = json.loads(path.read_text())
+    for number, entry in enumerate(entries):
+        entry |= {"id": number, "captions": entry["captions"][: 1 if number < 2 else 2]}
+    path.write_text(json.dumps(entries))  # 1 + 1 + 2 + 2 pairs: every second one leaves out the second picture
+    assert "text to image: 1 queries without a match count as not found" in run("--protocol", "reference")
+    assert "without a match" not in run()
 
 
 def test_bad_images_are_an_error_unless_skipped(run: Callable[..., str], corpus: Path) -> None:

@@ -14,6 +14,7 @@ from ivt.retrieval.models import DEFAULT_MODEL, find_version
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+TREE = re.findall(r"^([\w./-]+?)/?(?:, | {2,})", README.split("## The house")[1], re.MULTILINE)
 
 
 def test_search_code_runs_as_printed(tmp_path, monkeypatch, capsys):
@@ -87,13 +88,17 @@ def test_table_of_better_queries_has_the_measured_figures():
     assert rows["the same, at 10 % false alarms"] == ["–", detected]
 
 
-@pytest.mark.parametrize(
-    "name", re.findall(r"^([\w./]+?)/?(?:, | {2,})", README.split("## The house")[1], re.MULTILINE)
-)
+@pytest.mark.parametrize("name", TREE)
 def test_tree_names_what_exists(name):
     assert (ROOT / name).exists()
 
 
-def test_pictures_exist():
-    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / path).is_file()
+def test_tree_names_every_room():
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "ivt").glob("*/__init__.py")}
+    assert rooms | {"modeling_ivt", "processing"} <= set(TREE) | {"ivt/metric"}
+
+
+def test_pictures_of_the_docs_are_shown_and_there():
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    there = [path for path in (ROOT / "docs").iterdir() if path.suffix in (".jpg", ".png")]
+    assert sorted(shown) == sorted(f"docs/{path.name}" for path in there)

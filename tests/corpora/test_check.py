@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Value
@@ -6,8 +7,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from typer.testing import Result
 
-from ivt.corpora import check
-from ivt.corpora.check import MAX_COLOUR_RECALL, count_colours, count_corpus
+from ivt.corpora import check, load
+from ivt.corpora.check import MAX_COLOUR_RECALL, ColourCounts, CorpusCounts, count_colours, count_corpus, summarise
 from ivt.corpora.drawn.people import sample_person
 from ivt.corpora.drawn.synthetic import NUM_PEOPLE
 
@@ -34,6 +35,32 @@ def test_counts_of_a_small_corpus_by_hand() -> None:
 
 def test_empty_captions_of_two_people_are_not_a_shared_caption() -> None:
     assert count_corpus([1, 2], [[""], [" "]]).shared_captions == 0
+
+
+def test_summary_has_means_and_ranges_in_the_place_of_lists() -> None:
+    counts = count_corpus(PERSON_IDS, CAPTIONS)
+    assert summarise(counts, ColourCounts(12.5, 25.0)) == {
+        "people": 3,
+        "images": 5,
+        "captions": 10,
+        "images_with_equal_captions": 2,
+        "shared_captions": 1,
+        "empty_captions": 1,
+        "images_per_person": {"mean": pytest.approx(5 / 3), "min": 1, "max": 3},
+        "captions_per_image": {"mean": 2.0, "min": 1, "max": 3},
+        "words": {"mean": 1.9, "min": 0, "max": 4},
+        "colours": {"recall_at_1": 12.5, "unique": 25.0},
+    }
+    assert summarise(counts, None)["colours"] is None
+
+
+def test_spreads_are_printed_as_mean_range_and_deciles(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = CorpusCounts([2, 2], [2, 3, 3, 3], list(range(11)), 1, 0, 0)
+    check.print_counts(counts)
+    printed = capsys.readouterr().out
+    assert "images per person      2 each\n" in printed
+    assert "words per caption      mean 5.0, 0 to 10, deciles 1 2 3 4 5 6 7 8 9\n" in printed
+    assert "captions of an image the same      1 images (25.00 %)\n" in printed
 
 
 def test_colour_oracle_agrees_with_a_naive_loop() -> None:
@@ -82,17 +109,22 @@ def test_command_fails_if_colours_identify_too_many_test_people(ivt: Command, mo
     assert ivt("corpus", "check", "synthetic", "--split", "val").exit_code == 0
 
 
-def test_command_counts_any_corpus(ivt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_counts_and_draws_any_corpus(ivt: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
+    images = [Image.new("RGB", (20, 60), "red")] * len(PERSON_IDS)
 
     def load_corpus(*arguments: str, **options: str) -> Dataset:
         asked.append((arguments, options))
-        return Dataset.from_dict({"person_id": PERSON_IDS, "captions": CAPTIONS})
+        return Dataset.from_dict({"image": images, "person_id": PERSON_IDS, "captions": CAPTIONS})
 
-    monkeypatch.setattr(check, "load_corpus", load_corpus)
-    done = ivt("corpus", "check", "rstpreid", "--corpus-root", "/data", "--split", "train")
-    assert asked == [(("rstpreid", "/data", "train"), {"on_bad_image": "skip"})]
+    for module in (check, load):
+        monkeypatch.setattr(module, "load_corpus", load_corpus)
+    sheet = tmp_path / "people.png"
+    done = ivt("corpus", "check", "rstpreid", "--corpus-root", "/data", "--split", "train", "--sheet", sheet)
+    assert asked == 2 * [(("rstpreid", "/data", "train"), {"on_bad_image": "skip"})]
     assert done.exit_code == 0
+    with Image.open(sheet) as drawn:
+        assert drawn.size == (3 * 120, 4 * 240)
     printed = done.stdout
     assert "captions of an image the same      2 images (40.00 %)" in printed
     assert "same caption on several people     1 captions" in printed

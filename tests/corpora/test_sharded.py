@@ -15,7 +15,7 @@ import pytest
 from datasets import Dataset, load_dataset
 from PIL import Image
 
-from ivt.corpora import load_corpus, sharded
+from ivt.corpora import load_corpus, shard, sharded
 from ivt.corpora.sharded import SHARD_FEATURES, ShardedRows, write_shards
 
 EXTENSIONS = ("parquet", "tar")
@@ -151,6 +151,31 @@ def test_digest_tells_corpora_apart_whose_files_are_equally_large(tmp_path):
     found["size"] = digest_of(tmp_path / "size", (1, ["a man in red", "he runs" + "s" * 20_000]), samples[1])
     assert len({digest, *found.values()}) == 1 + len(found)
     assert digest_of(tmp_path / "elsewhere", *samples) == digest  # wherever it lies and whenever it was written
+
+
+def test_command_asks_for_a_number_of_people_where_they_are_drawn_for_training(ivt, tmp_path, monkeypatch):
+    asked, rows = [], make_rows(6, tmp_path).remove_columns("levels")
+    monkeypatch.setattr(shard, "load_corpus", lambda *names, **options: asked.append((*names, options)) or rows)
+    ivt("corpus", "shard", "synthetic", tmp_path / "drawn", "--num-people", 9, "--corpus-root", "cache")
+    ivt("corpus", "shard", "rstpreid", tmp_path / "other", "--num-people", 9, "--split", "train")
+    options = {"train": {"num_people": 9}, "val": {}, "test": {}}
+    assert asked == [
+        *(("synthetic", "cache", split, options[split]) for split in options),
+        ("rstpreid", None, "train", {}),
+    ]
+
+
+def test_command_keeps_to_the_size_and_seed_it_is_given(ivt, tmp_path):
+    make_rows(40, tmp_path).remove_columns("levels").to_parquet(
+        tmp_path / "train-00000-of-00001.parquet", batch_size=2
+    )
+    orders = {}
+    for name, *options in (("a", "--seed", "3"), ("b", "--seed", "3"), ("c",), ("d", "--seed", "0")):
+        command = ["corpus", "shard", "shards", tmp_path / name, "--corpus-root", tmp_path, "--split", "train"]
+        ivt(*command, "--rows-per-shard", 20, *options)
+        assert len(list((tmp_path / name).glob("train-*.parquet"))) == 2
+        orders[name] = [row["image_id"] for row in ShardedRows(tmp_path / name, "train")]
+    assert orders["a"] == orders["b"] != orders["c"] == orders["d"]
 
 
 # ---- nothing is read that is not asked for

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 from typer.testing import Result
 
 from ivt.cli import main
+from ivt.files import new_folder
 
 NOT_NEEDED = [
     "temp",
@@ -89,6 +90,15 @@ def test_the_processor_fits_the_model(converted: tuple[Path, str]) -> None:
     assert inputs["input_ids"].shape == (1, 40)  # truncated to what the model holds
     assert AutoTokenizer.from_pretrained(converted[0]).model_max_length == 40
     AutoModel.from_pretrained(converted[0])(**inputs)
+
+
+def test_a_tokenizer_that_stops_before_the_model_does_keeps_its_limit(
+    convert: Convert, golden_checkpoint: Path, golden_tokenizer: Path, tmp_path: Path
+) -> None:
+    AutoTokenizer.from_pretrained(golden_tokenizer, model_max_length=12).save_pretrained(tmp_path / "tokenizer")
+    assert convert(golden_checkpoint, "--tokenizer", tmp_path / "tokenizer") == 0
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    assert processor(text="a man " * 60, return_tensors="pt")["input_ids"].shape == (1, 12)
 
 
 def test_without_a_tokenizer_none_is_written(
@@ -280,6 +290,18 @@ def test_a_failure_while_writing_leaves_nothing(
     monkeypatch.setattr("ivt.hub.convert.IVTImageProcessor.save_pretrained", full_disk)
     assert convert(golden_checkpoint) == 2
     assert nothing_written(tmp_path)
+
+
+def test_a_new_folder_gets_its_name_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with new_folder(Path("runs/deep/model")) as folder:
+        monkeypatch.chdir(folder.parent)
+        (folder / "weights").write_text("whole")
+        assert not (tmp_path / "runs/deep/model").exists()
+    assert [path.relative_to(tmp_path / "runs/deep") for path in (tmp_path / "runs/deep").rglob("*")] == [
+        Path("model"),
+        Path("model/weights"),
+    ]
 
 
 def test_a_missing_file_is_named(convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from unittest import mock
@@ -78,6 +79,18 @@ def test_a_dry_run_writes_the_whole_repository(ivt: Command, checkpoint: Path, t
     assert len(set(labels)) == 4 and not any("," in label for label in labels)
 
 
+def test_a_calibration_goes_with_the_files_that_are_published(ivt: Command, checkpoint: Path, tmp_path: Path):
+    config = checkpoint / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text())))  # another file as soon as it is saved anew
+    given = find_version(str(checkpoint))
+    calibration = Calibration("x", given.revision, "synthetic, val", {})
+    calibration.save(checkpoint)
+    ivt("publish", checkpoint, "--dry-run", tmp_path / "out")
+    published = find_version(str(tmp_path / "out"))
+    assert published.revision != given.revision
+    assert load_calibration(published) == replace(calibration, revision=published.revision)
+
+
 def test_a_folder_for_no_hub_speaks_of_itself(ivt: Command, checkpoint: Path, tmp_path: Path):
     ivt("publish", checkpoint, "--dry-run", tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "README.md")
@@ -112,6 +125,8 @@ def test_a_published_repository_is_whole_tagged_and_public(published: tuple[str,
     repository = hub.repositories["models", name]
     assert repository.tags.keys() == {tag} and not repository.private
     assert hub.files("models", name, tag).keys() == CODE | MODEL | BESIDE
+    page = hub.files("models", name, tag)["README.md"].decode()
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", page)) == {path for path in BESIDE if path.endswith(".jpg")}
     assert hub.files("models", name, tag)["handler.py"] == (ROOT / "ivt" / "hub" / "handler.py").read_bytes()
 
 
@@ -125,6 +140,22 @@ def test_the_code_of_the_page_runs_as_printed(
     found = re.findall(r"^(-?[\d.]+)  .*/examples/(person_\d\.jpg)$", done.stdout, re.MULTILINE)
     assert sorted(picture for _, picture in found) == [f"person_{i}.jpg" for i in (1, 2, 3, 4)]
     assert [float(score) for score, _ in found] == sorted((float(score) for score, _ in found), reverse=True)
+
+
+def test_a_private_repository_is_private_and_tagged_with_the_project_s_version(ivt: Command, hub: HubStandIn):
+    with reached(hub):
+        ivt("publish", "--metric", "private/person_retrieval", "--private")
+    repository = hub.repositories["spaces", "private/person_retrieval"]
+    assert repository.private
+    assert repository.tags.keys() == {f"v{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}"}
+
+
+def test_what_python_compiled_is_not_copied(tmp_path: Path):
+    (tmp_path / "room" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "room" / "__pycache__" / "code.pyc").touch()
+    (tmp_path / "room" / "code.py").touch()
+    publish.build_copy(tmp_path / "copy", tmp_path / "room")
+    assert [path.name for path in (tmp_path / "copy").rglob("*")] == ["code.py"]
 
 
 def test_the_metric_is_published_as_a_space_and_loads_from_there(

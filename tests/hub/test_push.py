@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from hub_stand_in import HubStandIn
@@ -78,7 +80,60 @@ def test_files_hold_every_row_and_picture_of_an_official_corpus(
     assert str(tmp_path) not in str(card)
 
 
-def test_every_column_of_the_embedded_corpus_is_described(ivt: Command, tmp_path: Path) -> None:
+def test_a_corpus_with_a_validation_split_keeps_it_and_broken_pictures_are_left_out_if_asked(
+    ivt: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "RSTPReid"
+    (folder / "imgs").mkdir(parents=True)
+    entries = []
+    for index, split in enumerate(("train", "train", "train", "val", "val", "test")):
+        Image.new("RGB", (8, 5), (index, 0, 0)).save(folder / "imgs" / f"{index}.png")
+        entries.append({"id": index, "img_path": f"{index}.png", "split": split, "captions": ["A man.", "Somebody."]})
+    (folder / "data_captions.json").write_text(json.dumps(entries))
+    (folder / "imgs" / "1.png").write_bytes(b"no picture")
+    options = ["corpus", "push", "rstpreid", "org/name", "--corpus-root", folder, "--i-have-the-right", "--dry-run"]
+    with pytest.raises(ValueError, match="1 of 3 images cannot be read: .*1.png"):
+        ivt(*options, tmp_path / "all")
+    ivt(*options, tmp_path / "readable", "--on-bad-image", "skip")
+    found = {split: rows["person_id"][:] for split, rows in load_dataset(str(tmp_path / "readable")).items()}
+    assert found == {"train": [0, 2], "val": [3, 4], "test": [5]}
+
+
+def test_the_card_says_how_large_the_files_and_their_rows_are(
+    ivt: Command, icfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "IMAGES_PER_FILE", 15)
+    out = tmp_path / "out"
+    options = ["--corpus-root", icfg, "--dry-run", out, "--i-have-the-right"]
+    ivt("corpus", "push", "icfg-pedes", "org/icfg", *options)
+    files = {split: sorted((out / "data").glob(f"{split}-*.parquet")) for split in ("train", "test")}
+    read = {split: sum(pq.read_table(path).nbytes for path in paths) for split, paths in files.items()}
+    info = DatasetCard.load(out / "README.md").data.dataset_info
+    assert {split["name"]: split["num_examples"] for split in info["splits"]} == {"train": 40, "test": 3}
+    sizes = {split["name"]: split["num_bytes"] for split in info["splits"]}
+    assert sizes == pytest.approx(read, rel=0.01)  # but for a bit per value that may be missing
+    assert info["dataset_size"] == sum(sizes.values())
+    assert info["download_size"] == sum(path.stat().st_size for paths in files.values() for path in paths)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_is_uploaded_is_a_dataset_and_as_private_as_asked(
+    ivt: Command, private: bool, icfg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = []
+
+    def upload(folder: Path, repo_id: str, repo_type: str, message: str, **options: Any) -> str:
+        assert (folder / "README.md").is_file() and (folder / "data").is_dir()
+        uploads.append((repo_id, repo_type, options))
+        return "https://hub/org/icfg"
+
+    monkeypatch.setattr(push, "upload_repository", upload)
+    options = ["--corpus-root", icfg, "--i-have-the-right", *(["--private"] if private else [])]
+    ivt("corpus", "push", "icfg-pedes", "org/icfg", *options)
+    assert uploads == [("org/icfg", "dataset", {"private": private})]
+
+
+def test_every_column_of_the_drawn_corpus_is_described(ivt: Command, tmp_path: Path) -> None:
     ivt("corpus", "push", "synthetic", "org/people", "--num-people", "1", "--dry-run", tmp_path / "out")
     card = DatasetCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "apache-2.0"
