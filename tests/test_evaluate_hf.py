@@ -147,28 +147,49 @@ def test_reference_protocol_is_that_of_the_authors(
     sentences = ["a man in red.", "red " * 15, "green", "in blue", "a blue man", "gray.", "man", "a"]
     rows, remaining = [], iter(sentences)
     for number, (colour, count) in enumerate(zip(COLOURS, captions_per_image, strict=True)):
-        rows.append((colour, (7, 9, 7, 5)[number], [next(remaining) for _ in range(count)]))
-    processor.tokenizer.model_max_length = 8  # captions are as long as the model holds, 16 tokens
+        rows.append((colour, (7, 9, 5, 7)[number], [next(remaining) for _ in range(count)]))
     metrics = evaluate_as_reference(tiny_model, processor, rows_of(*rows), 3, ks=(1, 2), progress=False)
 
     pairs = [(colour, person, caption) for colour, person, captions in rows for caption in captions]
     gallery = pairs if captions_per_image == (1, 1, 1, 1) else pairs[::2]
-    first_places, precisions = [], []
+    first_places, precisions, num_without_match = [], [], 0
     with torch.no_grad():
         crops = [PIL.Image.new("RGB", (4, 7), COLOURS[colour]) for colour, *_ in gallery]
         images = [tiny_model(**processor(images=crop, return_tensors="pt")).image_embeds[0] for crop in crops]
         for _, person, caption in pairs:
-            inputs = processor(text=caption, max_length=16, return_tensors="pt")
-            text = tiny_model(**inputs).text_embeds[0]
+            text = tiny_model(**processor(text=caption, return_tensors="pt")).text_embeds[0]
             order = sorted(range(len(gallery)), key=lambda i: -torch.cosine_similarity(text, images[i], dim=0))
             right = [gallery[i][1] == person for i in order]
             first_places.append(right.index(True) if any(right) else len(gallery))
             precisions.append(areas_under_precision(right) if any(right) else 0.0)
+            num_without_match += not any(right)
+    assert num_without_match == (captions_per_image == (2, 3, 1, 2))  # the third image is not in the gallery
     found = metrics["text_to_image"]
     assert metrics.keys() == {"text_to_image"} and found["num_queries"] == len(pairs)
+    assert found["num_queries_without_match"] == num_without_match
     for k in (1, 2):
         assert found[f"R@{k}"] == pytest.approx(100 * sum(place < k for place in first_places) / len(pairs))
     assert found["mAP"] == pytest.approx(100 * sum(precisions) / len(pairs))
+
+
+class CuttingProcessor(ColourProcessor):
+    """Reads the first words of a caption: four, or as many as it is told."""
+
+    def __call__(self, images: Any = None, text: Any = None, max_length: int = 4, **_: Any) -> BatchFeature:
+        text = text and [" ".join(sentence.split()[:max_length]) for sentence in text]
+        return super().__call__(images, text)
+
+
+def test_reference_protocol_reads_captions_as_far_as_the_model_holds_them() -> None:
+    """A caption that names two colours is embedded as the first one of `COLOURS`."""
+    model = PerfectModel()
+    model.config = SimpleNamespace(max_position_embeddings=16)
+    late, too_late = (" ".join(["blue", *["or"] * number, "red"]) for number in (14, 15))
+    rows = rows_of(("red", 1, [late]), ("blue", 2, [too_late]))
+    figures = evaluate_as_reference(model, CuttingProcessor(), rows, batch_size=1, ks=(1,), progress=False)
+    assert figures["text_to_image"]["R@1"] == 100
+    standard = evaluate_retrieval(model, CuttingProcessor(), rows, batch_size=1, ks=(1,), progress=False)
+    assert standard["text_to_image"]["R@1"] == 50  # by the corpora's protocol both are blue
 
 
 @pytest.fixture

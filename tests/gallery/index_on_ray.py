@@ -1,6 +1,6 @@
 """Index a folder on a Ray cluster of two workers, one of which is killed half-way; started by test_scale.py.
 
-python tests/retrieval/index_on_ray.py FOLDER MODEL GALLERY
+python tests/gallery/index_on_ray.py FOLDER MODEL GALLERY
 
 Prints as JSON how many fragments were written when the worker was killed, what the indexing reported, and the same of
 a second run in which three pictures have changed.
