@@ -1,6 +1,7 @@
 # make test               ruff and the tests
 # make demo               from nothing to a searched gallery on 2 cores, about twelve minutes
 # make demo MINUTES=0.2   the same with a few seconds of training, to see that everything runs
+# make bench              speed and memory on this machine
 # What the demo left the time before moves to runs/demo.old.
 # Both make .venv if it is missing; they need Python >= 3.11 and a package index, nothing else.
 
@@ -13,7 +14,7 @@ INSTALLED := .venv/.installed
 LAUNCH := $(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --num_cpu_threads_per_process 2 \
 	--mixed_precision no --dynamo_backend no
 
-.PHONY: demo test
+.PHONY: bench demo test
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -36,3 +37,8 @@ demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.answer_queries $(DEMO_DIR)/best $(DEMO_DIR)/answers.png
 	$(BIN)/ivt evaluate $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
 	@echo "answers to three queries: $(DEMO_DIR)/answers.png, training curves: $(DEMO_DIR)/curves.png"
+
+# embedding takes all cores, the others one
+bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks drawing views ranking cached_chunk
+	$(BIN)/python -m benchmarks embedding

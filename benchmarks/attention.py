@@ -40,8 +40,8 @@ from torch.nn.functional import avg_pool2d, normalize
 from tqdm import tqdm
 
 from ivt.corpora import load_synthetic
-from ivt.corpora.drawn.captions import COLOUR_WORDS, HAIR_COLOUR_WORDS, KIND_WORDS
 from ivt.corpora.drawn.people import ACCENT_COLOURS, PARTS
+from ivt.corpora.drawn.words import COLOUR_WORDS, HAIR_COLOUR_WORDS, KIND_WORDS
 from ivt.explanations.attention import (
     DEFAULT_METHOD,
     DEFAULT_SHIFTS,

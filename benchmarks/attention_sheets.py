@@ -20,8 +20,8 @@ from datasets import Dataset
 from torch import nn
 
 from ivt.corpora import load_corpus
-from ivt.corpora.drawn.captions import COLOUR_WORDS
 from ivt.corpora.drawn.people import PARTS
+from ivt.corpora.drawn.words import COLOUR_WORDS
 from ivt.explanations.attention import DEFAULT_METHOD, encode_texts, in_best_colour, pixel_maps
 from ivt.explanations.overlays import Overlay, draw_rows
 from ivt.retrieval.models import DEFAULT_MODEL, find_version, load_model

@@ -1,19 +1,15 @@
-"""Print memory and time of training steps with and without gradient caching, each case in a process of its own.
+"""Memory and time of training steps with and without gradient caching. `python -m benchmarks` prints them.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk
-    OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk --cases 4 64:4 --config rstpreid --optimizer adamw
-
-A case is BATCH or BATCH:CACHED_CHUNK; what is not known here are arguments of `train_hf.py`. Every case takes some
-steps on one batch of random pictures and texts, whose lengths are like those of sentences, phrases and words, with the
-model, losses and optimiser of the recipe. Memory is the largest resident set of the process; "above start" leaves out
-what libraries take, and "batch" is what of it pictures and texts themselves need. Time is processor time.
+Each case has a process of its own. It takes some steps on one batch of random pictures and texts, whose lengths are
+like those of sentences, phrases and words, with the model, losses and optimiser of the recipe. Memory is the largest
+resident set of the process; "above start" leaves out what libraries take, and "batch" is what of it pictures and texts
+themselves need. Time is processor time.
 """
 
-import argparse
 import os
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -80,24 +76,21 @@ def measure(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure all cases and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=["32", "512:32", "512"])
-    parser.add_argument("--steps", type=int, default=3)
-    arguments, recipe_arguments = parser.parse_known_args(argv)
+def measure_cases(
+    cases: Sequence[str], num_steps: int, recipe_arguments: Sequence[str]
+) -> Iterator[dict[str, str | int]]:
+    """Measure one case after the other.
+
+    Args:
+        cases: BATCH or BATCH:CACHED_CHUNK.
+        num_steps: of each case.
+        recipe_arguments: of `train_hf.py`, on top of the demo's recipe.
+    """
     recipe_arguments = ["--config", "demo", *recipe_arguments]
     # large blocks go back to the system when they are freed, so that the peak is what is needed at one time
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for number, case in enumerate(arguments.cases):
+        for case in cases:
             batch_size, _, chunk = case.partition(":")
             sizes = (int(batch_size), int(chunk) if chunk else None)
-            line = pool.submit(measure, *sizes, arguments.steps, recipe_arguments).result()
-            if number == 0:
-                print(f"| {' | '.join(line)} |\n|{'---|' * len(line)}")
-            print(f"| {' | '.join(map(str, line.values()))} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            yield pool.submit(measure, *sizes, num_steps, recipe_arguments).result()

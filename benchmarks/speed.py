@@ -1,16 +1,9 @@
-"""Print the speed figures of the README: medians over several rounds, on this machine's CPU.
+"""How fast things are: medians of wall-clock time over several rounds. `python -m benchmarks` prints them."""
 
-    OMP_NUM_THREADS=1 python -m benchmarks.speed drawing views ranking     # per core
-    python -m benchmarks.speed embedding                                   # all cores, base size
-
-Wall-clock time on an otherwise idle machine is meant; nothing here is part of the tests.
-"""
-
-import argparse
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -37,14 +30,18 @@ def median_rate(function: Callable[[], object], items: int, rounds: int = 5) -> 
     return statistics.median(rates)
 
 
-def drawing() -> None:
-    """The embedded corpus: people drawn per second."""
+def line(what: str, rate: float, unit: str) -> dict[str, object]:
+    """A line of the table."""
+    return {"figure": what, "rate": f"{rate:.3g}", "unit": unit}
+
+
+def drawing() -> Iterator[dict[str, object]]:
+    """The drawn corpus: people drawn per second."""
     pairs = [(sample_person(0, "test", i), sample_sighting(0, "test", i, 0)) for i in range(100)]
-    rate = median_rate(lambda: [draw_sighting(*pair) for pair in pairs], len(pairs))
-    print(f"drawing: {rate:.0f} images/s")
+    yield line("drawing people", median_rate(lambda: [draw_sighting(*pair) for pair in pairs], len(pairs)), "images/s")
 
 
-def views() -> None:
+def views() -> Iterator[dict[str, object]]:
     """Three augmented 384 x 128 views, from a JPEG and from cached pixels."""
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 100, 3), np.uint8)).save(buffer, "JPEG")
@@ -52,20 +49,22 @@ def views() -> None:
     pixels = resized_pixels(Image.open(buffer), processor)
     from_jpeg = median_rate(lambda: augment(resized_pixels(Image.open(buffer), processor), rng), 1, rounds=200)
     from_cache = median_rate(lambda: augment(pixels, rng), 1, rounds=200)
-    print(f"three views: {from_jpeg:.0f} images/s from a 100 x 300 JPEG, {from_cache:.0f} images/s from cached pixels")
+    yield line("three views from a JPEG of 300 x 100 pixels (height x width)", from_jpeg, "images/s")
+    yield line("three views from cached pixels", from_cache, "images/s")
 
 
-def ranking() -> None:
+def ranking() -> Iterator[dict[str, object]]:
     """Ranking at the size of the CUHK-PEDES test split."""
     texts, images = normalize(torch.randn(6156, 768), dim=1), normalize(torch.randn(3074, 768), dim=1)
-    rank = median_rate(lambda: rank_gallery(texts, images, k=10), 1)
     text_ids, image_ids = np.arange(6156) // 6, np.arange(3074) // 3
-    metrics = median_rate(lambda: retrieval_metrics(texts.numpy(), text_ids, images.numpy(), image_ids), 1)
-    print(f"6,156 texts x 3,074 images: ten best in {1 / rank:.2f} s, all metrics in {1 / metrics:.2f} s")
+    ranked = median_rate(lambda: rank_gallery(texts, images, k=10), 1)
+    measured = median_rate(lambda: retrieval_metrics(texts.numpy(), text_ids, images.numpy(), image_ids), 1)
+    yield line("ten best of 3,074 images for 6,156 texts", 1 / ranked, "s")
+    yield line("all metrics of 3,074 images and 6,156 texts", 1 / measured, "s")
 
 
 @torch.inference_mode()
-def embedding() -> None:
+def embedding() -> Iterator[dict[str, object]]:
     """Embedding with the base model: images of stride 12 and 16, texts of 64 tokens."""
     for stride in (12, 16):
         model = IVTModel(IVTConfig(patch_stride=stride)).eval()
@@ -74,17 +73,6 @@ def embedding() -> None:
             model.to(dtype)
             image_rate = median_rate(lambda: model.get_image_features(images.to(dtype), cls_only=True), 16, rounds=3)  # noqa: B023
             text_rate = median_rate(lambda: model.get_text_features(texts, cls_only=True), 16, rounds=3)  # noqa: B023
-            print(f"base, stride {stride}, {dtype}: {image_rate:.1f} images/s, {text_rate:.1f} texts/s")
-
-
-def main() -> None:
-    """Read which figures to print."""
-    figures = {function.__name__: function for function in (drawing, views, ranking, embedding)}
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("figures", nargs="+", choices=figures, help="what to measure")
-    for name in parser.parse_args().figures:
-        figures[name]()
-
-
-if __name__ == "__main__":
-    main()
+            kind = f"base model, stride {stride}, {str(dtype).removeprefix('torch.')}"
+            yield line(f"{kind}, images", image_rate, "images/s")
+            yield line(f"{kind}, texts of 64 tokens", text_rate, "texts/s")

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .tagging import LEXICON
-
-_ATTRIBUTES = "|".join(map(re.escape, LEXICON["JJ"].split()))
+ADJECTIVES = (
+    "black white gray grey blue red green yellow orange pink purple violet brown beige tan khaki navy blond "
+    "blonde reddish auburn ginger dark light bright pale golden silver teal maroon turquoise olive burgundy cream "
+    "neon colored multicolored colorful striped pinstriped plaid checkered checked dotted spotted patterned printed "
+    "plain solid floral long short curly straight wavy loose tight baggy bald shaved thin slim slender stocky "
+    "heavyset tall young old elderly middle-aged petite small large big wide narrow high low full open unbuttoned "
+    "buttoned hooded sleeved sleeveless long-sleeved short-sleeved long-sleeve short-sleeve collared bobbed brimmed "
+    "heeled facial mobile horizontal vertical left right knee-length shoulder-length ankle-length faded ripped torn "
+    "cropped quilted fitted puffy shiny fuzzy casual formal other thick skinny athletic light-colored dark-colored "
+    "dark-haired polka-dot two-tone cuffed pleated padded woolen asian simple sporty visible zippered laced "
+    "rolled-up see-through v-neck"
+)
+_ATTRIBUTES = "|".join(map(re.escape, ADJECTIVES.split()))
 # An attribute before what it belongs to: "a red coat", but not "her coat is red", "red and white" or "long sleeved".
 ATTRIBUTE = re.compile(
     rf"(?<![\w-])(?:{_ATTRIBUTES}) (?!(?:and|or|with|in|on|of|at|to|for|from|sleeved?)\b)(?=\w)", re.IGNORECASE

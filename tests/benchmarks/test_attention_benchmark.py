@@ -29,8 +29,8 @@ from benchmarks.attention import (
     variant_name,
 )
 from ivt.corpora import load_synthetic
-from ivt.corpora.drawn.captions import COLOUR_WORDS
 from ivt.corpora.drawn.people import PARTS
+from ivt.corpora.drawn.words import COLOUR_WORDS
 from modeling_ivt import IVTConfig, IVTModel
 from processing import IVTImageProcessor, IVTProcessor
 

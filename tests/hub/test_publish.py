@@ -98,17 +98,32 @@ def test_a_folder_for_no_hub_speaks_of_itself(ivt: Command, checkpoint: Path, tm
     assert "widget" not in card.data.to_dict() and "huggingface.co/out" not in card.content
 
 
-def test_the_embedded_checkpoint_is_what_publishing_it_makes(ivt: Command, hub: HubStandIn, tmp_path: Path):
+def without_use(page: str) -> str:
+    """A page without its section on use: a folder without code is used in another way."""
+    return re.sub(r"## Use\n.*?(?=^## )", "", page, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_bundled_checkpoint_is_what_publishing_it_makes_but_for_the_code(
+    ivt: Command, hub: HubStandIn, run_python: Run, tmp_path: Path
+):
     embedded = Path(DEFAULT_MODEL)
     again = tmp_path / embedded.name
     evaluation = str(ROOT / "benchmarks" / "embedded_test.json")
     with reached(hub):  # a tokenizer that is saved offline notes it
         ivt("publish", embedded, "--dry-run", again, "--evaluation", evaluation)
-    assert files_of(again) == files_of(embedded)
-    for name in files_of(again) - {"README.md"}:
+    assert files_of(again) == files_of(embedded) | CODE | {"handler.py", "requirements.txt"}
+    for name in files_of(embedded) - {"README.md"}:
         assert (again / name).read_bytes() == (embedded / name).read_bytes(), name
     page = (again / "README.md").read_text().replace(str(again), f"ivt/checkpoints/{embedded.name}")
-    assert page == (embedded / "README.md").read_text()
+    assert without_use(page) == without_use((embedded / "README.md").read_text())
+    lines = (
+        "from transformers import AutoModel, AutoProcessor\n"
+        "loaded = [auto.from_pretrained('.', trust_remote_code=True) for auto in (AutoModel, AutoProcessor)]\n"
+        "print(*{type(thing).__module__.split('.')[0] for thing in loaded})\n"
+    )
+    (tmp_path / "lines.py").write_text(lines)
+    alone = run_python(tmp_path / "lines.py", cwd=again)
+    assert alone.stdout == "transformers_modules\n", alone.stderr
 
 
 def test_the_code_of_the_embedded_checkpoints_page_runs_as_printed(run_python: Run, tmp_path: Path):

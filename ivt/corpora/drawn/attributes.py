@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .captions import HAIR_COLOUR_WORDS, KIND_WORDS
+from .words import HAIR_COLOUR_WORDS, KIND_WORDS
 
 WORDS = frozenset(words[0] for words in KIND_WORDS.values()) | {"bag", "hat", "shoes"}
 PATTERN_WORDS = {

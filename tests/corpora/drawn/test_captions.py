@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from ivt.corpora.drawn import captions
-from ivt.corpora.drawn.captions import CAPTIONS_VERSION, COLOUR_WORDS, MAX_WORDS, MIN_WORDS, TYPO_RATE, describe
+from ivt.corpora.drawn.captions import CAPTIONS_VERSION, MAX_WORDS, MIN_WORDS, TYPO_RATE, describe
 from ivt.corpora.drawn.people import Garment, Item, Person, Sighting, sample_person, sample_sighting
+from ivt.corpora.drawn.words import COLOUR_WORDS
 
 PICTURES = [
     (sample_person(0, "train", index), sample_sighting(0, "train", index, number))

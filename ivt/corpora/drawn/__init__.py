@@ -1,0 +1,1 @@
+"""The drawn people of the bundled corpus: who they are, their pictures, their captions."""
