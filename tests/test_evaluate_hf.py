@@ -228,6 +228,23 @@ def test_average_precision_and_dtype_reach_the_figures(checkpoint: Path, corpus:
     assert [figures[name]["dtype"] for name in figures] == ["float32", "float32", "bfloat16"]
 
 
+@pytest.mark.parametrize("protocol", ["standard", "reference"])
+def test_device_and_batch_size_are_those_asked_for(
+    checkpoint: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    sizes, process = [], IVTProcessor.__call__
+
+    def count(self: IVTProcessor, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
+        sizes.append(len(text if images is None else images))
+        return process(self, images=images, text=text, **options)
+
+    monkeypatch.setattr(IVTProcessor, "__call__", count)
+    run(checkpoint, corpus, "--protocol", protocol, "--batch_size", "3")
+    assert sorted(sizes) == [1, 2, 3, 3, 3]  # of 4 images and 8 captions
+    with pytest.raises(RuntimeError, match="nowhere"):
+        run(checkpoint, corpus, "--protocol", protocol, "--device", "nowhere")
+
+
 def test_reference_protocol_prints_and_writes_its_one_direction(
     checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
