@@ -256,6 +256,23 @@ def test_average_precision_and_dtype_reach_the_figures(run: Callable[..., str], 
     assert [figures[name]["dtype"] for name in figures] == ["float32", "float32", "bfloat16"]
 
 
+@pytest.mark.parametrize("protocol", ["standard", "reference"])
+def test_device_and_batch_size_are_those_asked_for(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    sizes, process = [], IVTProcessor.__call__
+
+    def count(self: IVTProcessor, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
+        sizes.append(len(text if images is None else images))
+        return process(self, images=images, text=text, **options)
+
+    monkeypatch.setattr(IVTProcessor, "__call__", count)
+    run("--protocol", protocol, "--batch-size", "3")
+    assert sorted(sizes) == [1, 2, 3, 3, 3]  # of 4 images and 8 captions
+    with pytest.raises(ValueError, match="nowhere"):
+        run("--protocol", protocol, "--device", "nowhere")
+
+
 def test_reference_protocol_prints_and_writes_its_one_direction(run: Callable[..., str], tmp_path: Path) -> None:
     printed = run("--protocol", "reference", "--output", tmp_path / "metrics.json")
     results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))

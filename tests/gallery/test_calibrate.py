@@ -115,6 +115,25 @@ def test_calibration_is_written_beside_the_weights_for_kinds_that_say_enough(
     assert done.stdout.endswith(f"written to {folder / 'calibration.json'}\n")
 
 
+def test_a_corpus_without_attributes_gives_no_curve_for_clauses(
+    ivt: Callable[..., Result],
+    converted: tuple[Path, str],
+    cache: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = load_corpus("synthetic", cache, "val", num_people=NUM_PEOPLE, num_proc=1).remove_columns("attributes")
+    asked = []
+    monkeypatch.setattr(calibrate, "load_corpus", lambda *names, **options: asked.append((*names, options)) or rows)
+    monkeypatch.setattr(calibrate, "MIN_AUROC", 0.0)
+    monkeypatch.chdir(shutil.copytree(converted[0], tmp_path / "model"))
+    ivt("calibrate", ".", "--corpus", "rstpreid", "--corpus-root", "data")
+    assert asked == [("rstpreid", "data", "val", {})]
+    calibration = load_calibration(find_version("."))
+    assert (calibration.model, calibration.corpus) == ("model", f"rstpreid, val, {NUM_PEOPLE} people")
+    assert calibration.curves.keys() == {"text", "image", "mixed"}
+
+
 def test_a_hub_name_is_no_folder_to_write_to(ivt: Callable[..., Result]) -> None:
     with pytest.raises(ValueError, match="download the model first"):
         ivt("calibrate", "org/ivt")

@@ -194,11 +194,32 @@ def test_graphs_hold_named_axes_and_one_image_size(export_of: Callable[..., Path
     assert images.output("embeds").partial_shape.to_string() == "[?,32]"
 
 
+def test_ranges_of_int8_come_from_rows_all_over_the_split(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, asked = noise_rows(7).to_list(), []
+    rows[2]["captions"] = []
+    rows = Dataset.from_list(rows, features=noise_rows(7).features)
+    monkeypatch.setattr(tools.export, "load_corpus", lambda *names: asked.append(names) or rows)
+    monkeypatch.setattr(tools.export, "NUM_CALIBRATION_ROWS", 3)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    found = tools.export.calibration_inputs(processor, "rstpreid", "data", "train")
+    assert asked == [("rstpreid", "data", "train")]
+    expected = {
+        "image_encoder": [processor(images=rows[place]["image"], return_tensors="np") for place in (0, 2, 4)],
+        "text_encoder": [processor(text=rows[place]["captions"][0], return_tensors="np") for place in (0, 4)],
+    }
+    assert found.keys() == expected.keys()
+    for name, inputs in expected.items():
+        for one, other in zip(found[name], inputs, strict=True):
+            assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
 def test_a_folder_tells_what_it_is(checkpoint: Path, export_of: Callable[..., Path]) -> None:
     about = json.loads((export_of("openvino", True) / "export.json").read_text())
     assert (about["format"], about["int8"], about["calibration"]) == ("openvino", True, "synthetic val")
     assert (about["checkpoint"], about["revision"]) == (checkpoint.name, find_version(str(checkpoint)).revision)
     assert {"torch", "openvino", "nncf"} <= set(about["versions"])
+    config = json.loads((export_of("onnx", False) / "config.json").read_text())
+    assert config["auto_map"].keys() == {"AutoConfig"}  # for AutoModel there are no weights
     assert is_exported(str(export_of("onnx", False))) and not is_exported(str(checkpoint))
     assert find_version(str(export_of("onnx", False))).revision != find_version(str(checkpoint)).revision
 
