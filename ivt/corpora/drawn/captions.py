@@ -10,6 +10,7 @@ fits.
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .people import Garment, Item, Person, Sighting
@@ -157,7 +158,7 @@ class _Annotator:
     def pick(self, *options: str) -> str:
         return self.rng.choice(options)
 
-    def word(self, name: str, words: dict[str, tuple[str, ...]]) -> str:
+    def word(self, name: str, words: Mapping[str, tuple[str, ...]]) -> str:
         return self.chosen.setdefault(name, self.rng.choice(words.get(name, (name,))))
 
     def colour(self, name: str) -> str:
@@ -204,7 +205,7 @@ class _Annotator:
 
     def _rate(self, name: str) -> float:
         rate = MENTION_RATES[name]
-        if name == "bag" and self.person.bag.kind == "backpack":
+        if name == "bag" and self.person.bag and self.person.bag.kind == "backpack":
             return {"back": 0.93, "front": 0.5}.get(self.sighting.facing, 0.85)
         if name in ("bag", "carried") and getattr(self.person, name).side == self._far_side():
             return 0.4 * rate
@@ -362,23 +363,28 @@ class _Annotator:
         return _Mention("beard", "have", phrase, f"there is a beard on {self.their} face")
 
     def _glasses(self) -> _Mention:
+        assert self.person.glasses  # only what the person has is mentioned; likewise below
         phrase = self.kind(self.person.glasses)
         return _Mention("glasses", "wear", phrase, f"{self._subject_is()} wearing {phrase}")
 
     def _hat(self) -> _Mention:
-        noun, colour = self.kind(self.person.hat.kind), self.colour(self.person.hat.colour)
+        hat = self.person.hat
+        assert hat
+        noun, colour = self.kind(hat.kind), self.colour(hat.colour)
         thing = _a(noun if self.chance(0.06) else f"{colour} {noun}")
         place = f"on {self.their} head"
         clause = self.pick(f"{self.owner()} {noun} is {colour}", f"there is {thing} {place}", f"{place} is {thing}")
         return _Mention("hat", "wear", _words(thing, place if self.chance(0.3) else ""), clause)
 
     def _scarf(self) -> _Mention:
+        assert self.person.scarf
         colour, place = self.colour(self.person.scarf), f"around {self.their} neck"
         thing = _a(f"{colour} scarf")
         clause = self.pick(f"{self.owner()} scarf is {colour}", f"there is {thing} {place}")
         return _Mention("scarf", "wear", _words(thing, place if self.chance(0.4) else ""), clause)
 
     def _belt(self) -> _Mention:
+        assert self.person.belt
         colour = self.colour(self.person.belt)
         thing = _a(f"{colour} belt")
         clause = self.pick(f"{self.owner()} belt is {colour}", f"there is {thing} around {self.their} waist")
@@ -397,6 +403,7 @@ class _Annotator:
 
     def _bag(self) -> _Mention:
         item = self.person.bag
+        assert item
         places = {
             "backpack": (f"on {self.their} back", f"on {self.their} back", f"over {self.their} shoulders"),
             "shoulder bag": (f"across {self.their} body", f"on {self._at_side(item, 'hip')}"),
@@ -411,6 +418,7 @@ class _Annotator:
 
     def _carried(self) -> _Mention:
         item = self.person.carried
+        assert item
         place = f"in {self._at_side(item, 'hand')}"
         return self._item("carried", item, place, self.pick("hold", "hold", "hold", "carry", "have"))
 
