@@ -30,9 +30,9 @@ test: $(INSTALLED)
 # The answers come from a new process that knows the model only by its folder.
 demo: $(INSTALLED)
 	@if [ -d $(DEMO_DIR) ]; then rm -rf $(DEMO_DIR).old && mv $(DEMO_DIR) $(DEMO_DIR).old; fi
-	$(BIN)/python -m ivt.corpora.check synthetic --split test
-	$(LAUNCH) train_hf.py --config ivt/recipes/demo.yaml --output_dir $(DEMO_DIR) --max_minutes $(MINUTES) \
+	$(BIN)/ivt corpus check synthetic --split test
+	$(LAUNCH) train_hf.py --config demo --output_dir $(DEMO_DIR) --max_minutes $(MINUTES) \
 		--test_at_end false
 	$(BIN)/python -m benchmarks.answer_queries $(DEMO_DIR)/best $(DEMO_DIR)/answers.png
-	$(BIN)/python evaluate_hf.py $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
+	$(BIN)/ivt evaluate $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
 	@echo "answers to three queries: $(DEMO_DIR)/answers.png, training curves: $(DEMO_DIR)/curves.png"

@@ -1,7 +1,7 @@
 """Print memory and time of training steps with and without gradient caching, each case in a process of its own.
 
     OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk
-    OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk --cases 4 64:4 --config recipes/rstpreid.yaml --optimizer adamw
+    OMP_NUM_THREADS=1 python -m benchmarks.cached_chunk --cases 4 64:4 --config rstpreid --optimizer adamw
 
 A case is BATCH or BATCH:CACHED_CHUNK; what is not known here are arguments of `train_hf.py`. Every case takes some
 steps on one batch of random pictures and texts, whose lengths are like those of sentences, phrases and words, with the
@@ -20,10 +20,11 @@ from multiprocessing import get_context
 import torch
 from accelerate import Accelerator
 
-from ivt.training.backward import backward
-from ivt.training.objectives import Objective
+from ivt.training.arguments import parse_arguments
+from ivt.training.gradient_cache import backward
+from ivt.training.objective import Objective
 from ivt.training.optimization import build_optimizer
-from ivt.training.recipe import Recipe, parse_arguments
+from ivt.training.recipe import Recipe
 from modeling_ivt import IVTConfig, IVTModel
 
 TEXT_TOKENS = {"sentence": (20, 60), "phrase": (4, 12), "word": (8, 20)}  # least and most, with [CLS] and [SEP]
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=["32", "512:32", "512"])
     parser.add_argument("--steps", type=int, default=3)
     arguments, recipe_arguments = parser.parse_known_args(argv)
-    recipe_arguments = ["--config", "ivt/recipes/demo.yaml", *recipe_arguments]
+    recipe_arguments = ["--config", "demo", *recipe_arguments]
     # large blocks go back to the system when they are freed, so that the peak is what is needed at one time
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

@@ -34,19 +34,11 @@ from ivt.gallery.calibrate import (
     split_cases,
     with_pictures,
 )
-from ivt.gallery.calibration import fit_curve, presence_rates
-from ivt.gallery.queries import (
-    DUPLICATE_COSINE,
-    RIGHT_WEIGHT,
-    WRONG_WEIGHT,
-    EmbeddedQuery,
-    GalleryStatistics,
-    Query,
-    clause_scores,
-    embed_queries,
-    group_duplicates,
-    refine,
-)
+from ivt.gallery.fitting import fit_curve, presence_rates
+from ivt.gallery.grouping import DUPLICATE_COSINE, group_duplicates
+from ivt.gallery.queries import Query
+from ivt.gallery.query_vectors import RIGHT_WEIGHT, WRONG_WEIGHT, EmbeddedQuery, embed_queries, refine
+from ivt.gallery.scores import GalleryStatistics, clause_scores
 from ivt.metric.person_retrieval.person_retrieval import average_precision_of, match_ranks
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.models import find_version, load_model

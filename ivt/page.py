@@ -1,13 +1,12 @@
 """The demo page: describe a person, see who fits best, and where the model looked.
 
-    python space/app.py [--model FOLDER_OR_NAME] [--people FOLDER] [--port 7860]
+    ivt serve [--model FOLDER_OR_NAME] [--people FOLDER] [--port 7860]
 
-It opens with the embedded checkpoint and a small gallery of the embedded corpus (`space/people/`, a folder per camera:
+It opens with the bundled checkpoint and a small gallery of the drawn corpus (`ivt/people/`, a folder per camera:
 people of the test split, whom the model never saw). A visitor's own crops become a gallery that only their session
 sees and that is deleted with it. Needs the extras `space` and `search`.
 """
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,9 +17,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from processing.pictures import UnreadablePicture, read_picture
+
 from .explanations.attention import explain
-from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
+from .gallery.path_fields import PathFields
 from .gallery.results import SearchResults
 from .gallery.store import any_of
 from .retrieval.models import DEFAULT_MODEL, load_model
@@ -131,9 +132,8 @@ def problem_of(path: Path) -> str | None:
     if path.stat().st_size > MAX_BYTES:
         return f"is larger than {MAX_BYTES // 1_000_000} MB"
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        read_picture(path)
+    except UnreadablePicture:
         return "is no picture that can be read"
     return None
 
@@ -223,17 +223,14 @@ def open_gallery(model: str, people: Path, uri: Path) -> Gallery:
     return gallery
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub name; default: the embedded checkpoint")
-    parser.add_argument("--people", type=Path, default=PEOPLE, help="pictures to search, a folder per camera")
-    parser.add_argument("--port", type=int, default=7860)
-    arguments = parser.parse_args(argv)
+def serve(model: str = DEFAULT_MODEL, people: Path = PEOPLE, port: int = 7860) -> None:
+    """Serve the page until the process is ended.
+
+    Args:
+        model: folder or Hub name.
+        people: pictures to search, a folder per camera.
+        port: of the web server.
+    """
     with tempfile.TemporaryDirectory(prefix="ivt-space-") as folder:
-        gallery = open_gallery(arguments.model, arguments.people, Path(folder) / "people.lance")
-        build_page(gallery).launch(server_port=arguments.port, css=CSS, theme=gr.themes.Soft(), quiet=True)
-
-
-if __name__ == "__main__":
-    main()
+        gallery = open_gallery(model, people, Path(folder) / "people.lance")
+        build_page(gallery).launch(server_port=port, css=CSS, theme=gr.themes.Soft(), quiet=True)

@@ -17,11 +17,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import pytest
 import torch
+from gallery_parts import draw, save_checkpoint
 from hub_stand_in import HubStandIn
 from safetensors.torch import load_file
 from transformers import BertTokenizer
+from typer.testing import CliRunner, Result
 
+from ivt.cli import app
 from modeling_ivt import IVTConfig, IVTModel
+from processing import batches, levels
 
 REPO = Path(__file__).parents[1]
 GOLDEN = REPO / "tests" / "golden" / "official_ivt_tiny"
@@ -42,7 +46,21 @@ def seed() -> None:
 @pytest.fixture(autouse=True)
 def small_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nouns and adjectives do not depend on what NLTK finds on this machine or on the network."""
-    monkeypatch.setattr("processing.levels.find_tagger", lambda: "small")
+    for module in (levels, batches):
+        monkeypatch.setattr(module, "find_tagger", lambda: "small")
+
+
+@pytest.fixture
+def ivt() -> Callable[..., Result]:
+    """Run a command in this process; what `main` makes one line of comes out as an exception."""
+
+    def run(*arguments: object, input: str | None = None) -> Result:
+        result = CliRunner().invoke(app, [*map(str, arguments)], input=input)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
 
 
 @pytest.fixture
@@ -95,11 +113,11 @@ def golden_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_sizes() -> list[str]:
-    """What `ivt.hub.convert` has to be told about the golden checkpoint."""
+    """What `ivt convert` has to be told about the golden checkpoint."""
     sizes = json.loads((GOLDEN / "geometry.json").read_text())
     height, width = map(str, sizes["image_size"])
     heads = str(sizes["num_attention_heads"])
-    return ["--image_size", height, width, "--patch_stride", str(sizes["stride"]), "--num_attention_heads", heads]
+    return ["--image-size", height, width, "--patch-stride", str(sizes["stride"]), "--num-attention-heads", heads]
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +176,7 @@ def converted(
 ) -> tuple[Path, str]:
     """The golden checkpoint converted by the command line, with a tokenizer: (folder, what was printed)."""
     folder = tmp_path_factory.mktemp("converted") / "model"
-    command = ["-m", "ivt.hub.convert", golden_checkpoint, folder, *golden_sizes]
+    command = ["-m", "ivt", "convert", folder, "--init", f"official={golden_checkpoint}", *golden_sizes]
     done = run_python(*command, "--tokenizer", golden_tokenizer, cwd=REPO)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -179,7 +197,7 @@ def published(
     What is on the main branch afterwards is unusable, so whatever does not keep to the revision fails.
     """
     name, revision = "tester/ivt-golden", "v7"
-    command = ["-m", "ivt.hub.publish", converted[0], name, "--license", "mit", "--tag", revision]
+    command = ["-m", "ivt", "publish", converted[0], name, "--license", "mit", "--tag", revision]
     done = run_python(*command, cwd=REPO, hub=hub)
     assert done.returncode == 0, done.stderr
     hub.repositories["models", name].commit("main", {"config.json": b"{}", "modeling_ivt.py": b"raise SystemExit"})
@@ -233,3 +251,27 @@ def with_package(
     done = run_python(*arguments, cwd=elsewhere, hub=hub, python=installed / "bin/python")
     assert done.returncode == 0, done.stderr
     return output_dir, elsewhere
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "other", seed=1)
+
+
+@pytest.fixture
+def make_crops(tmp_path: Path) -> Callable[..., Path]:
+    """Write pictures of these names to the folder `crops`, and return it."""
+
+    def make(*names: str, seed: int = 0) -> Path:
+        for number, name in enumerate(names):
+            path = tmp_path / "crops" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(1000 * seed + number).save(path)
+        return tmp_path / "crops"
+
+    return make

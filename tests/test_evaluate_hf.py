@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +13,12 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer
 from transformers.feature_extraction_utils import BatchFeature
+from typer.testing import Result
 
-import evaluate_hf
 from ivt.corpora import FEATURES
 from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
+from ivt.retrieval.report import DIRECTIONS
 from modeling_ivt import IVTModel
 from processing import IVTImageProcessor, IVTProcessor
 
@@ -187,61 +190,62 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "RSTPReid"
 
 
-def run(checkpoint: Path, corpus: Path, *arguments: str) -> None:
-    evaluate_hf.main([str(checkpoint), "--corpus", "rstpreid", "--corpus_root", str(corpus), *arguments])
+@pytest.fixture
+def run(ivt: Callable[..., Result], checkpoint: Path, corpus: Path) -> Callable[..., str]:
+    """Evaluate on the corpus, and return what is printed."""
+    command = ["evaluate", checkpoint, "--corpus", "rstpreid", "--corpus-root", corpus]
+    return lambda *arguments: ivt(*command, *arguments).stdout
 
 
 def test_command_prints_a_table_and_writes_the_same_figures(
-    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., str], checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "deep" / "metrics.json"
-    run(checkpoint, corpus, "--output", str(output), "--batch_size", "3", "--device", "cpu")
+    printed = run("--output", output, "--batch-size", "3", "--device", "cpu")
     results = json.loads(output.read_text(encoding="utf-8"))
     assert (results["corpus"], results["split"], results["checkpoint"]) == ("rstpreid", "test", str(checkpoint))
     assert (results["num_images"], results["num_captions"], results["num_people"]) == (4, 8, 2)
     assert results["seconds"] > 0 and results["versions"]["torch"] == torch.__version__
-    printed = capsys.readouterr().out
     assert "2 people, 4 images, 8 captions" in printed
-    for direction in evaluate_hf.DIRECTIONS:
+    for direction in DIRECTIONS:
         line = next(line for line in printed.splitlines() if line.startswith(direction.replace("_", " ")))
         names = ("R@1", "R@5", "R@10", "mAP", "mINP")
         assert line.split()[3:] == [f"{results[direction][name]:.2f}" for name in names]
+    again = json.loads(run("--batch-size", "3", "--device", "cpu", "--json"))
+    assert again | {"seconds": 0} == results | {"seconds": 0}
 
 
-def test_average_precision_and_dtype_reach_the_figures(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+def test_average_precision_and_dtype_reach_the_figures(run: Callable[..., str], tmp_path: Path) -> None:
     figures = {}
     for name, *arguments in (
         ("plain",),
-        ("area", "--average_precision", "trapezoidal"),
+        ("area", "--average-precision", "trapezoidal"),
         ("half", "--dtype", "bfloat16"),
     ):
-        run(checkpoint, corpus, *arguments, "--output", str(tmp_path / f"{name}.json"))
+        run(*arguments, "--output", tmp_path / f"{name}.json")
         figures[name] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert figures["area"]["text_to_image"]["mAP"] < figures["plain"]["text_to_image"]["mAP"]
     assert figures["area"]["text_to_image"]["R@1"] == figures["plain"]["text_to_image"]["R@1"]
     assert [figures[name]["dtype"] for name in figures] == ["float32", "float32", "bfloat16"]
 
 
-def test_reference_protocol_prints_and_writes_its_one_direction(
-    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(checkpoint, corpus, "--protocol", "reference", "--output", str(tmp_path / "metrics.json"))
+def test_reference_protocol_prints_and_writes_its_one_direction(run: Callable[..., str], tmp_path: Path) -> None:
+    printed = run("--protocol", "reference", "--output", tmp_path / "metrics.json")
     results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert (results["protocol"], results["average_precision"]) == ("reference", "trapezoidal")
-    assert "image_to_text" not in results and "image to text" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match="trapezoidal; leave out --average_precision"):
-        run(checkpoint, corpus, "--protocol", "reference", "--average_precision", "standard")
+    assert "image_to_text" not in results and "image to text" not in printed
+    with pytest.raises(ValueError, match="trapezoidal; leave out --average-precision"):
+        run("--protocol", "reference", "--average-precision", "standard")
 
 
-def test_bad_images_are_an_error_unless_skipped(checkpoint: Path, corpus: Path, capsys: Any) -> None:
+def test_bad_images_are_an_error_unless_skipped(run: Callable[..., str], corpus: Path) -> None:
     (corpus / "imgs" / "red.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="1 of 4 images cannot be read: imgs/red.jpg"):
-        run(checkpoint, corpus)
-    run(checkpoint, corpus, "--on_bad_image", "skip")
-    assert "3 images, 6 captions" in capsys.readouterr().out
+        run()
+    assert "3 images, 6 captions" in run("--on-bad-image", "skip")
 
 
-def test_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, corpus: Path) -> None:
+def test_checkpoint_with_a_weight_missing_is_refused(run: Callable[..., str], checkpoint: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     lost = sorted(weights)[0]
     save_file(
@@ -250,18 +254,36 @@ def test_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, corpus: P
         {"format": "pt"},
     )
     with pytest.raises(ValueError, match=f"lacks 1 weights.*the first {lost}"):
-        run(checkpoint, corpus)
+        run()
 
 
-def test_checkpoint_without_tokenizer_says_how_to_add_one(checkpoint: Path, corpus: Path) -> None:
+def test_checkpoint_without_tokenizer_says_how_to_add_one(run: Callable[..., str], checkpoint: Path) -> None:
     for path in checkpoint.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(ValueError, match="no whole processor.*convert it with --tokenizer"):
-        run(checkpoint, corpus)
+        run()
 
 
-def test_unknown_corpus_and_split_are_named(checkpoint: Path, corpus: Path) -> None:
-    with pytest.raises(ValueError, match="did you mean 'rstpreid'"):
-        evaluate_hf.main([str(checkpoint), "--corpus", "rstp-reid"])
-    with pytest.raises(ValueError, match="no images of split 'val'"):
-        run(checkpoint, corpus, "--split", "val")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "rstp-reid"], "did you mean 'rstpreid'"),
+        (["--split", "val"], "no images of split 'val'"),
+        (["--protocol", "referense"], "did you mean 'reference'"),
+        (["--dtype", "float16"], "dtype is 'float16', expected one of 'float32', 'bfloat16'"),
+        (["--average-precision", "trapezoid"], "did you mean 'trapezoidal'"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here: .*; pass cpu, cuda or cuda:1"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(run: Callable[..., str], arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(*arguments)
+
+
+def test_the_script_is_the_command(run_python: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "evaluate_hf.py"
+    done = run_python(
+        script, tmp_path, "--corpus", "synthetic", "--corpus_root", tmp_path, "--split", "dev", cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: split is 'dev', expected one of 'train', 'val', 'test', 'train+val'\n"

@@ -16,11 +16,7 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 from modeling_ivt import IVTModel
 
 REPO = Path(__file__).parents[1]
-ROOMS = ("ivt", "modeling_ivt", "processing")
-# The checkpoints of the package may hold copies of them.
-SHIPPED = sorted(
-    path for room in ROOMS for path in (REPO / room).glob("**/*_ivt.py") if "checkpoints" not in path.parts
-)
+SHIPPED = sorted(path for room in ("modeling_ivt", "processing") for path in (REPO / room).glob("*_ivt.py"))
 # Found in every environment that can load a model: torch, transformers and what they bring
 CORE = {"huggingface_hub", "numpy", "PIL", "safetensors", "torch", "transformers"} | sys.stdlib_module_names
 MODEL_FILES = {"configuration_ivt.py", "losses_ivt.py", "modeling_ivt.py", "pipeline_ivt.py"}

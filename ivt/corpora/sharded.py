@@ -1,10 +1,10 @@
 """A corpus cut into files that are read row by row: parquet or WebDataset shards, for corpora larger than memory.
 
-    FOLDER/[data/]train-00000-of-00008.parquet, …     as `python -m ivt.hub.push` and `load_dataset` know them
+    FOLDER/[data/]train-00000-of-00008.parquet, …     as `ivt corpus push` and `load_dataset` know them
     FOLDER/[data/]train-00000-of-00008.tar, …         WebDataset: KEY.jpg or .png, and KEY.json with the other columns
 
 Columns are those of `FEATURES` and, where it was worked out already, `levels` (see `processing/levels.py`).
-`python -m ivt.corpora.shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
+`ivt corpus shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
 written beside the shards once (`train.index.npz`), and anew when they change.
 """
 
@@ -28,7 +28,9 @@ from datasets import Dataset, Features, Image, List, NamedSplit, Value
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from .rows import FEATURES, first_few
+from ivt.messages import first_few
+
+from .rows import FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def find_shards(root: str | os.PathLike[str] | None, split: str) -> list[Path]:
         inside = sorted(os.listdir(root)) if Path(root).is_dir() else ["no such folder"]
         raise ValueError(
             f"{root} has no shards of split {split!r}: expected {split}-00000-of-00004.parquet or .tar and so on, "
-            f"found {first_few(inside) or 'nothing'}; write them with python -m ivt.corpora.shard"
+            f"found {first_few(inside) or 'nothing'}; write them with ivt corpus shard"
         )
     sets = {(path.parent, match[2], match[3]) for path, match in found.items()}
     numbers = [int(match[1]) for match in found.values()]
@@ -88,7 +90,7 @@ def index_parquet(path: Path) -> tuple[list[int], list[list[str]], list[list[int
         if largest > CACHE_BYTES // 4:
             raise ValueError(
                 f"{path} has a row group of {largest / 2**20:.0f} MB, which would be read for every row; write the "
-                f"shards with python -m ivt.corpora.shard, which makes groups of {ROWS_PER_GROUP} rows"
+                f"shards with ivt corpus shard, which makes groups of {ROWS_PER_GROUP} rows"
             )
         table = file.read(columns=["person_id", "captions"])
     return table["person_id"].to_pylist(), table["captions"].to_pylist(), []

@@ -27,11 +27,11 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import conv_transpose2d, normalize, pad
 
+from ivt.choices import DEFAULT_METHOD
 from ivt.retrieval.exported import ExportedIVTModel
 
 from .overlays import draw_explanation
 
-DEFAULT_METHOD = "joint"
 DEFAULT_SHIFTS = 1
 TEXT_FREE_METHODS = ("cls", "rollout")
 TOKEN_TEMPERATURE = 0.07  # of the softmax over the patches; what `tokenwise_loss` trains with

@@ -1,30 +1,16 @@
 """Folders -> repositories of the Hub; what pushing a corpus and publishing a model have in common."""
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.errors import HTTPError
 
 
-@contextmanager
-def open_folder(folder: Path | None) -> Iterator[Path]:
-    """A folder to build a repository in: the one that is named, which stays, or one for as long as the block runs.
-
-    Raises:
-        ValueError: if the named one holds something already, which would become part of the repository.
-    """
-    if folder is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder; name one that is empty or not there")
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+def check_name(repo_id: str) -> None:
+    """Raise ValueError if a name on the Hub is not of the form ORG/NAME."""
+    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
+        raise ValueError(f"{repo_id!r} is no name on the Hub, expected ORG/NAME")
 
 
 def upload_repository(

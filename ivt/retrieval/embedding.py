@@ -15,6 +15,8 @@ import torch
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from processing.pictures import read_picture
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # A module with `get_image_features`, `get_text_features`, `device` and `dtype`. There is no common class.
@@ -59,6 +61,11 @@ def image_batches(images: Any, batch_size: int) -> Iterator[Callable[[], list[An
             yield lambda batch=batch: batch
 
 
+def is_path(image: Any) -> bool:
+    """Whether an image is given by its path; a URL is none, and left to the processor."""
+    return isinstance(image, os.PathLike) or (isinstance(image, str) and "://" not in image)
+
+
 def embed_pixels(model: DualEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
     """Embed a batch of the processor (B, 3, height, width): unit length, float32, on the model's device (B, D)."""
     with evaluating(model):
@@ -89,12 +96,13 @@ def embed_images(
         Unit-length vectors (n, D), float32, on the CPU, in the order of the images.
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: if there are no images, or a file cannot be read.
     """
     num_threads = num_threads or min(8, os.cpu_count() or 1)
 
     def load(load_batch: Callable[[], list[Any]]) -> torch.Tensor:
-        return processor(images=load_batch(), return_tensors="pt")["pixel_values"]  # (B, 3, height, width)
+        batch = [read_picture(image) if is_path(image) else image for image in load_batch()]
+        return processor(images=batch, return_tensors="pt")["pixel_values"]  # (B, 3, height, width)
 
     embeds = []
     total = len(images) if isinstance(images, Sized) else None

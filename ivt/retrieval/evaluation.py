@@ -14,8 +14,6 @@ from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 
 from .embedding import DualEncoder, embed_images, embed_texts
 
-PROTOCOLS = ("standard", "reference")
-
 
 def image_caption_pairs(dataset: Dataset) -> list[tuple[int, str]]:
     """Every caption with the row of its image, in the order of the rows."""

@@ -1,6 +1,6 @@
 """An exported model: two graphs that ONNX Runtime or OpenVINO runs, behind the methods that embed with an `IVTModel`.
 
-`python -m ivt.hub.export` writes the folder:
+`ivt export` writes the folder:
 
     export.json                                format, precision, and the checkpoint it was made from
     config.json, processor and tokenizer       as those of the checkpoint
@@ -143,7 +143,7 @@ class ExportedIVTModel(nn.Module):
     def from_pretrained(
         cls, name: str | Path, dtype: torch.dtype = torch.float32, revision: str | None = None
     ) -> Self:
-        """Load what `python -m ivt.hub.export` wrote.
+        """Load what `ivt export` wrote.
 
         Args:
             name: folder or Hub name.
@@ -155,7 +155,7 @@ class ExportedIVTModel(nn.Module):
             ImportError: if the runtime is not installed.
         """
         if not is_exported(str(name), revision):
-            raise ValueError(f"{name} has no {EXPORT_FILE}, expected a folder that python -m ivt.hub.export wrote")
+            raise ValueError(f"{name} has no {EXPORT_FILE}, expected a folder that ivt export wrote")
         folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name), revision=revision))
         export = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
         if export["format"] not in SUFFIXES:

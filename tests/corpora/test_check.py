@@ -1,13 +1,17 @@
+from collections.abc import Callable
+
 import pytest
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from typer.testing import Result
 
 from ivt.corpora import check
 from ivt.corpora.check import MAX_COLOUR_RECALL, count_colours, count_corpus
 from ivt.corpora.drawn.people import sample_person
 from ivt.corpora.drawn.synthetic import NUM_PEOPLE
 
+Command = Callable[..., Result]
 PERSON_IDS = [7, 7, 7, 9, 3]
 CAPTIONS = [
     ["a man", "a  man"],
@@ -61,26 +65,24 @@ def test_garment_colours_alone_identify_fewer_than_15_percent_of_the_test_people
     assert found < MAX_COLOUR_RECALL == 15
 
 
-def test_command_reports_the_synthetic_test_split(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main(["synthetic"]) == 0
-    printed = capsys.readouterr()
-    assert "people                 200\n" in printed.out
-    assert "captions               1600\n" in printed.out
-    assert "0 images (0.00 %)" in printed.out
-    assert "% expected R@1 of an oracle" in printed.out
-    assert printed.err == ""
+def test_command_reports_the_synthetic_test_split(ivt: Command) -> None:
+    done = ivt("corpus", "check", "synthetic")
+    assert done.exit_code == 0
+    assert "people                 200\n" in done.stdout
+    assert "captions               1600\n" in done.stdout
+    assert "0 images (0.00 %)" in done.stdout
+    assert "% expected R@1 of an oracle" in done.stdout
+    assert done.stderr == ""
 
 
-def test_command_fails_if_colours_identify_too_many_test_people(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_fails_if_colours_identify_too_many_test_people(ivt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "MAX_COLOUR_RECALL", 1.0)
-    assert check.main(["synthetic", "--split", "test"]) == 1
-    assert "of the test people, which must stay under 1 %" in capsys.readouterr().err
-    assert check.main(["synthetic", "--split", "val"]) == 0
+    done = ivt("corpus", "check", "synthetic", "--split", "test")
+    assert done.exit_code == 1 and "of the test people, which must stay under 1 %" in done.stderr
+    assert ivt("corpus", "check", "synthetic", "--split", "val").exit_code == 0
 
 
-def test_command_counts_any_corpus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_counts_any_corpus(ivt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load_corpus(*arguments: str, **options: str) -> Dataset:
@@ -88,9 +90,10 @@ def test_command_counts_any_corpus(capsys: pytest.CaptureFixture[str], monkeypat
         return Dataset.from_dict({"person_id": PERSON_IDS, "captions": CAPTIONS})
 
     monkeypatch.setattr(check, "load_corpus", load_corpus)
-    assert check.main(["rstpreid", "--root", "/data", "--split", "train"]) == 0
+    done = ivt("corpus", "check", "rstpreid", "--corpus-root", "/data", "--split", "train")
     assert asked == [(("rstpreid", "/data", "train"), {"on_bad_image": "skip"})]
-    printed = capsys.readouterr().out
+    assert done.exit_code == 0
+    printed = done.stdout
     assert "captions of an image the same      2 images (40.00 %)" in printed
     assert "same caption on several people     1 captions" in printed
     assert "oracle" not in printed

@@ -407,8 +407,8 @@ def test_every_picture_needs_as_many_texts(tiny_model: IVTModel, processor: IVTP
 @pytest.fixture
 def ivt(tiny_model: IVTModel, processor: IVTProcessor, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """The command line with the tiny model."""
-    monkeypatch.setattr(cli, "find_version", lambda name: name)
-    monkeypatch.setattr(cli, "load_model", lambda version, device: (tiny_model, processor))
+    monkeypatch.setattr("ivt.retrieval.models.find_version", lambda name: name)
+    monkeypatch.setattr("ivt.retrieval.models.load_model", lambda version, device: (tiny_model, processor))
     return lambda *arguments: CliRunner().invoke(cli.app, ["explain", *map(str, arguments)])
 
 

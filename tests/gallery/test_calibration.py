@@ -12,17 +12,14 @@ import torch
 from hub_stand_in import HubStandIn
 from torch.nn.functional import normalize
 
-from ivt.gallery.calibration import (
-    FEATURES,
+from ivt.gallery.calibration import FEATURES, Calibration, PresenceCurve, load_calibration, presence_features
+from ivt.gallery.fitting import (
     MAX_NO_MATCH,
     MIN_DETECTION,
     PENALTY,
-    Calibration,
-    PresenceCurve,
+    choose_at_random,
     fit_curve,
-    load_calibration,
     presence_cases,
-    presence_features,
     presence_rates,
 )
 from ivt.retrieval.models import DEFAULT_MODEL, find_version
@@ -85,6 +82,15 @@ def test_the_picture_a_query_was_made_from_is_in_no_gallery() -> None:
     queries, matches, words, images, people = cases()
     features, present = presence_cases(queries, matches, words, images, people, [10], torch.arange(30))
     assert (features[present, 0] < 0.999).all()
+
+
+def test_choice_takes_as_many_as_asked_for_and_each_equally_often() -> None:
+    mask = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.stack([choose_at_random(mask, torch.tensor([2, 5]), generator) for _ in range(600)])
+    assert not (chosen & ~mask).any()
+    assert (chosen[:, 0].sum(dim=1) == 2).all() and (chosen[:, 1] == mask[1]).all()
+    torch.testing.assert_close(chosen[:, 0].float().mean(dim=0), torch.tensor([2, 0, 2, 2]) / 3, atol=0.08, rtol=0)
 
 
 def test_queries_that_nobody_or_everybody_matches_are_left_out() -> None:
@@ -195,7 +201,7 @@ def test_calibration_of_another_version_is_not_used(
     IVTModel(tiny_config).save_pretrained(checkpoint)  # trained further
     with caplog.at_level(logging.WARNING):
         assert load_calibration(find_version(str(checkpoint))) is None
-    assert "belongs to another version" in caplog.text and "ivt.gallery.calibrate" in caplog.text
+    assert "belongs to another version" in caplog.text and "ivt calibrate" in caplog.text
 
 
 def test_calibration_of_another_release_is_not_used(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:

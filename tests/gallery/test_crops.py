@@ -11,8 +11,10 @@ import pytest
 from gallery_parts import draw
 from PIL import Image
 
-from ivt.gallery.crops import Crop, Frame, PathFields, as_utc, find_crops
-from ivt.gallery.engine import load_daft
+from ivt.gallery.columns import Crop
+from ivt.gallery.crops import Frame, find_crops
+from ivt.gallery.path_fields import PathFields, as_utc
+from ivt.gallery.runner import load_daft
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -161,8 +163,8 @@ def test_dataset_gives_its_columns_and_keeps_pictures_without_files(make_crops) 
     }
     crops = list(find_crops(datasets.Dataset.from_dict(columns, features=features), camera="south"))
     assert crops == [
-        Crop("p", str(folder / "1.jpg"), None, "north", NOON, "7", 0),
-        Crop("q", None, data, "south"),
+        Crop("p", str(folder / "1.jpg"), "north", NOON, "7", 0),
+        Crop("q", camera="south", image=data),
     ]
 
 

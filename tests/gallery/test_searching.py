@@ -12,10 +12,10 @@ import torch
 from gallery_parts import draw
 
 from ivt import Clause, Gallery, Query, parse_query
-from ivt.gallery import searching
+from ivt.gallery import table as table_module
 from ivt.gallery.calibration import FEATURES, Calibration, PresenceCurve
-from ivt.gallery.queries import embed_queries, refine
-from ivt.gallery.searching import vectors_of
+from ivt.gallery.query_vectors import embed_queries, refine
+from ivt.gallery.table import vectors_of
 from ivt.retrieval.models import find_version, load_model
 
 QUERY = "red coat AND blue bag^2 NOT woman"
@@ -163,10 +163,9 @@ def test_statistics_follow_conditions_and_removed_rows(
     torch.testing.assert_close(few.mean, vectors[:3].mean(dim=0))
     torch.testing.assert_close(few.covariance, torch.cov(vectors[:3].T, correction=0), atol=1e-6, rtol=1e-4)
     assert people.statistics("false") is None
-    monkeypatch.setattr(searching, "SAMPLE_ROWS", 4)
+    monkeypatch.setattr(table_module, "SAMPLE_ROWS", 4)
     for where, size in ((None, 10), ("image_id < '09.png'", 7)):
-        people._statistics = {}
-        sampled = people.statistics(where)
+        sampled = Gallery(people.store.uri).statistics(where)
         assert sampled.size == size and torch.linalg.matrix_rank(sampled.covariance, atol=1e-5) <= 3  # of 4 vectors
 
 
@@ -179,7 +178,7 @@ def test_gallery_without_rows_finds_nobody(gallery: Gallery) -> None:
 
 @pytest.fixture
 def calibrated(gallery: Gallery, checkpoint: str, tmp_path: Path) -> Callable[..., Gallery]:
-    """The gallery with the same model beside which calibration.json lies, with these curves."""
+    """The gallery with the same model and a calibration.json of these curves beside it."""
 
     def calibrate(**curves: PresenceCurve) -> Gallery:
         folder = shutil.copytree(checkpoint, tmp_path / "model", dirs_exist_ok=True)

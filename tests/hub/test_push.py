@@ -10,11 +10,13 @@ from datasets import load_dataset
 from hub_stand_in import HubStandIn
 from huggingface_hub import DatasetCard
 from PIL import Image
+from typer.testing import Result
 
 from ivt.corpora import FEATURES, load_corpus
 from ivt.hub import push
 
 ROOT = Path(__file__).parents[2]
+Command = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,9 @@ def icfg(tmp_path: Path) -> Path:
 def test_a_corpus_pushed_to_the_hub_comes_back_as_it_was(
     hub: HubStandIn, run_python: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = run_python("-m", "ivt.hub.push", "synthetic", "tester/people", "--num_people", 2, cwd=ROOT, hub=hub)
+    done = run_python(
+        "-m", "ivt", "corpus", "push", "synthetic", "tester/people", "--num-people", 2, cwd=ROOT, hub=hub
+    )
     assert done.returncode == 0, done.stderr
     lines = "from datasets import load_dataset; load_dataset('tester/people').save_to_disk('people')"
     loaded = run_python("-c", lines, cwd=tmp_path, hub=hub)
@@ -53,12 +57,13 @@ def test_a_corpus_pushed_to_the_hub_comes_back_as_it_was(
 
 
 def test_files_hold_every_row_and_picture_of_an_official_corpus(
-    icfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ivt: Command, icfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(push, "IMAGES_PER_FILE", 15)
     out = tmp_path / "out"
-    options = ["--corpus_root", str(icfg), "--dry_run", str(out), "--i_have_the_right"]
-    push.main(["icfg-pedes", "org/icfg", *options])
+    options = ["--corpus-root", icfg, "--dry-run", out, "--i-have-the-right"]
+    done = ivt("corpus", "push", "icfg-pedes", "org/icfg", *options)
+    assert done.stdout.endswith(f"written to {out}, nothing uploaded\n")
     names = [f"train-{i:05d}-of-00003.parquet" for i in range(3)] + ["test-00000-of-00001.parquet"]
     assert {path.name for path in (out / "data").iterdir()} == set(names)
     (icfg / "imgs").rename(icfg / "gone")
@@ -73,8 +78,8 @@ def test_files_hold_every_row_and_picture_of_an_official_corpus(
     assert str(tmp_path) not in str(card)
 
 
-def test_every_column_of_the_embedded_corpus_is_described(tmp_path: Path) -> None:
-    push.main(["synthetic", "org/people", "--num_people", "1", "--dry_run", str(tmp_path / "out")])
+def test_every_column_of_the_embedded_corpus_is_described(ivt: Command, tmp_path: Path) -> None:
+    ivt("corpus", "push", "synthetic", "org/people", "--num-people", "1", "--dry-run", tmp_path / "out")
     card = DatasetCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "apache-2.0"
     for column in load_corpus("synthetic", split="test", num_people=1, num_proc=1).column_names:
@@ -82,12 +87,14 @@ def test_every_column_of_the_embedded_corpus_is_described(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["cuhk-pedes", "icfg-pedes", "rstpreid"])
-def test_a_licensed_corpus_is_refused_without_the_right(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{name} is given out on conditions .* --i_have_the_right"):
-        push.main([name, "org/name", "--corpus_root", str(tmp_path), "--dry_run", str(tmp_path / "out")])
+def test_a_licensed_corpus_is_refused_without_the_right(ivt: Command, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name} is given out on conditions .* --i-have-the-right"):
+        ivt("corpus", "push", name, "org/name", "--corpus-root", tmp_path, "--dry-run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_corpus_is_named() -> None:
+def test_an_unknown_corpus_and_a_name_that_is_none_are_named(ivt: Command) -> None:
     with pytest.raises(ValueError, match="'syntetic', expected one of .*did you mean 'synthetic'"):
-        push.main(["syntetic", "org/name"])
+        ivt("corpus", "push", "syntetic", "org/name")
+    with pytest.raises(ValueError, match="'people' is no name on the Hub, expected ORG/NAME"):
+        ivt("corpus", "push", "synthetic", "people")

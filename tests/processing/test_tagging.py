@@ -25,6 +25,14 @@ def test_small_tagger_has_learnt_its_captions():
     assert sum(tag == given for tag, given in pairs) / len(pairs) > 0.97
 
 
+def test_small_tagger_knows_every_noun_and_adjective_of_its_lexicon():
+    tagger = load_tagger("small")
+    sentences = {"JJ": "a {} coat", "NN": "a red {}", "NNS": "red {}"}
+    expected = {word: tag for tag in sentences for word in LEXICON[tag].split()}
+    found = {word: dict(tagger.tag(sentences[tag].format(word).split()))[word] for word, tag in expected.items()}
+    assert found == expected
+
+
 def test_small_tagger_finds_words_it_never_saw():
     caption = "The salesman is wearing a salmon polo neck with embroidered cuffs and a wicker basket in his hand."
     unseen = {"salesman", "salmon", "embroidered", "wicker", "basket"}
@@ -63,12 +71,20 @@ def test_without_data_and_network_the_small_tagger_stands_in_with_a_warning(monk
 
 
 def test_a_network_that_does_not_answer_is_not_waited_for(monkeypatch):
-    answer, answers = threading.Event(), []
+    answer, answers, threads = threading.Event(), [], []
+
+    def download(*args, **kwargs):
+        threads.append(threading.current_thread())
+        answers.append(answer.wait(3))
+
+    assert tagging.DOWNLOAD_SECONDS <= 30
     monkeypatch.setattr(tagging, "DOWNLOAD_SECONDS", 0.01)
     monkeypatch.setattr(tagging, "_has_nltk_data", lambda: False)
-    monkeypatch.setattr(tagging.nltk, "download", lambda *args, **kwargs: answers.append(answer.wait(3)))
+    monkeypatch.setattr(tagging.nltk, "download", download)
     assert find_tagger() == "small" and not answers
     answer.set()
+    threads[0].join()
+    assert threads[0].daemon  # the end of the program does not wait for it either
 
 
 def test_data_that_is_there_or_can_be_fetched_is_used(monkeypatch, caplog):

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hub_stand_in import HubStandIn
 
-from ivt.retrieval.models import find_version
+from ivt.retrieval.models import find_device, find_version
 
 REPO = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def test_gallery_keeps_the_revision_of_a_hub_model_that_has_moved_on(
     make_crops("1.png", "2.png")
     lines = f"""
 from huggingface_hub import HfApi
-from retrieval import Gallery
+from ivt import Gallery
 
 api, name = HfApi(), "tester/moving"
 api.create_repo(name)
@@ -63,3 +64,10 @@ except ValueError as error:
     first, second, third = done.stdout.splitlines()
     assert (first, second) == ("True tester/moving", "2 2")
     assert "was made with tester/moving at" in third and "not with tester/moving at" in third
+
+
+def test_device_by_name_or_the_best_there_is() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device() == find_device("auto")
+    with pytest.raises(ValueError, match="device 'nonsense' cannot be used here: .*; pass cpu"):
+        find_device("nonsense")

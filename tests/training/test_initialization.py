@@ -24,9 +24,9 @@ from transformers import (
     ViTModel,
 )
 
-from ivt.hub import build_start
+from ivt.training.arguments import parse_arguments
 from ivt.training.initialization import assemble, build_model
-from ivt.training.recipe import MODEL_SIZES, Recipe, parse_arguments
+from ivt.training.recipe import MODEL_SIZES, Recipe
 from ivt.training.sources import read_bert, read_vit
 from modeling_ivt import IVTConfig, IVTModel
 
@@ -377,18 +377,19 @@ def test_checkpoint_of_such_a_start_keeps_weights_and_normalisation(tmp_path, be
     assert list(processor.image_processor.image_mean) == [0.4, 0.5, 0.6] and not lines
 
 
-def test_tool_saves_the_start_that_a_run_would_have(tmp_path, bert, tokenizer, capsys):
+def test_command_saves_the_start_that_a_run_would_have(tmp_path, bert, tokenizer, ivt):
     init = f"vit={saved(tiny_vit(), tmp_path / 'vit')},bert={tmp_path / 'bert'}"
     recipe = {"init": init, "tokenizer": tokenizer, "max_text_tokens": 20, "seed": 5}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe | {"model": FIELDS}))
-    command = [str(tmp_path / "start"), "--config", str(tmp_path / "recipe.yaml")]
-    assert build_start.main(command) == 0
+    command = ["convert", tmp_path / "start", "--config", tmp_path / "recipe.yaml"]
+    done = ivt(*command)
     set_seed(5)
     expected, _, lines = build_model(Recipe(**recipe), FIELDS)
-    assert "\n".join(lines) in capsys.readouterr().out
+    assert "\n".join(lines) in done.stdout
     found = AutoModel.from_pretrained(tmp_path / "start").state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.state_dict().items())
-    assert build_start.main(command) == 1 and "is not an empty folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        ivt(*command)
 
 
 def test_recipe_begins_with_a_file_of_the_authors(golden_checkpoint, golden_tokenizer, converted):

@@ -1,6 +1,6 @@
 import pytest
 
-from ivt.training.objectives import Objective
+from ivt.training.objective import Objective
 from ivt.training.optimization import build_optimizer, learning_rate_factor
 from ivt.training.recipe import Recipe
 from modeling_ivt import IVTModel

@@ -18,7 +18,8 @@ from typing import Any
 from datasets import Dataset, Features, Image, List, NamedSplit, Value
 from PIL import Image as PILImage
 
-from ivt.corpora.rows import FEATURES, check_choice
+from ivt.corpora.rows import FEATURES
+from ivt.messages import check_choice
 
 from .captions import CAPTIONS_VERSION, describe
 from .drawing import DRAWING_VERSION, draw_sighting

@@ -4,7 +4,7 @@
 
 A vocabulary of about a thousand pieces instead of BERT's 30,522 keeps the demo's model small. Every letter, digit and
 punctuation mark is a piece of its own, so a free-text query never becomes [UNK]. Training is not deterministic (pieces
-of equal score come in any order), so `recipes/tokenizer-synthetic` was made once and is kept in the repository.
+of equal score come in any order), so `ivt/recipes/tokenizer-synthetic` was made once and is kept in the repository.
 """
 
 import argparse

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from ivt.training.objectives import LEAST_TEMPERATURE, Embeddings, Objective
+from ivt.training.embeddings import Embeddings
+from ivt.training.losses import LEAST_TEMPERATURE
+from ivt.training.objective import Objective
 from ivt.training.recipe import Recipe
 from modeling_ivt import IVTConfig, IVTModel, tokenwise_loss
 
@@ -25,13 +27,15 @@ def make_batch(config: IVTConfig) -> dict[str, torch.Tensor]:
 
 def test_text_groups_do_not_change_the_loss(tiny_config):
     model, batch = IVTModel(tiny_config), make_batch(tiny_config)
-    losses = [Objective(model, Recipe(token_weight=1.0, text_groups=groups))(batch) for groups in (1, 3)]
+    levels = (["sentence"], ["sentence", "phrase", "word"])  # as many groups as levels
+    losses = [Objective(model, Recipe(token_weight=1.0, levels=names))(batch) for names in levels]
     torch.testing.assert_close(*losses)
 
 
 def test_words_are_tokens_that_are_neither_hidden_nor_cls_sep_or_padding(tiny_config):
     tiny_config.bmm_ratio = 0.5
-    objective, batch = Objective(IVTModel(tiny_config), Recipe(token_weight=1.0)).train(), make_batch(tiny_config)
+    recipe = Recipe(token_weight=1.0, levels=["sentence"])  # one group of texts
+    objective, batch = Objective(IVTModel(tiny_config), recipe).train(), make_batch(tiny_config)
     num_words, longest = [3 - 2, 9 - 2, 5 - 2, 12 - 2, 4 - 2, 7 - 2], set()
     for _ in range(30):
         embeddings = objective.embed(batch)
