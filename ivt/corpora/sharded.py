@@ -173,7 +173,7 @@ def load_index(shards: list[Path]) -> dict[str, np.ndarray]:
     new = path.with_name(path.name + f".{os.getpid()}.new")
     try:
         with new.open("wb") as file:
-            np.savez(file, **index)
+            np.savez(file, **index)  # ty: ignore[invalid-argument-type]  # it takes an array for an option
         new.replace(path)
     except OSError as error:
         logger.warning("cannot keep the index of the shards in %s (%s); the next run reads them again", path, error)
@@ -232,7 +232,7 @@ class ShardedRows:
         """Read a row, its image as `{"bytes": …}`; or, as of a dataset, the column "person_id"."""
         if index == "person_id":
             return self.person_ids.tolist()
-        if not 0 <= index < len(self):
+        if isinstance(index, str) or not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         shard = int(np.searchsorted(self.row_ends, index, side="right"))
         if len(self.places):
@@ -299,6 +299,7 @@ def _decoded_rows(root: str, split: str, identity: str) -> Iterator[dict[str, An
 def load_shards(root: str | os.PathLike[str] | None, split: str) -> Dataset:
     """Load a split that lies in shards, as a dataset on the disk, with the columns of `FEATURES`."""
     rows = ShardedRows(root, split)
+    assert root is not None  # or `find_shards` has raised
     arguments = {"root": str(Path(root).absolute()), "split": split, "identity": rows.identity}
     return Dataset.from_generator(_decoded_rows, features=FEATURES, gen_kwargs=arguments, split=NamedSplit(split))
 
@@ -318,7 +319,7 @@ def write_tar(rows: Dataset, path: Path) -> None:
         for number, row in enumerate(rows.cast_column("image", Image(decode=False))):
             image = row.pop("image")
             content = image["bytes"] or Path(image["path"]).read_bytes()
-            extension = PIL.Image.open(io.BytesIO(content)).format.lower().replace("jpeg", "jpg")
+            extension = str(PIL.Image.open(io.BytesIO(content)).format).lower().replace("jpeg", "jpg")
             for name, data in ((extension, content), ("json", json.dumps(row).encode())):
                 member = tarfile.TarInfo(f"{number:06d}.{name}")
                 member.size = len(data)

@@ -54,7 +54,7 @@ def disable_telemetry() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's own switch (its Privacy.md)
     # That of OpenVINO and NNCF, `opt_in_out --opt_out`, writes into the home folder and reports even this. They do
     # without where the package that reports is not installed, which None stands for.
-    sys.modules.setdefault("openvino_telemetry", None)
+    sys.modules.setdefault("openvino_telemetry", None)  # ty: ignore[no-matching-overload]  # None is allowed there
 
 
 def open_onnx(path: Path) -> Encoder:
@@ -71,7 +71,7 @@ def open_onnx(path: Path) -> Encoder:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, inputs)[0]
+    return lambda inputs: np.asarray(session.run(None, inputs)[0])
 
 
 def open_openvino(path: Path, dtype: torch.dtype) -> Encoder:
@@ -165,7 +165,7 @@ class ExportedIVTModel(nn.Module):
         check_dtype(dtype, export)
         paths = [folder / (encoder + SUFFIXES[export["format"]]) for encoder in (IMAGE_ENCODER, TEXT_ENCODER)]
         encoders = [open_onnx(path) if export["format"] == "onnx" else open_openvino(path, dtype) for path in paths]
-        return cls(IVTConfig.from_pretrained(name, revision=revision), *encoders)
+        return cls(IVTConfig.from_pretrained(name, revision=revision or "main"), *encoders)
 
     def get_image_features(
         self, pixel_values: torch.Tensor, cls_only: bool = True, **kwargs: Any

@@ -198,10 +198,10 @@ def test_ranges_of_int8_come_from_rows_all_over_the_split(checkpoint: Path, monk
     rows, asked = noise_rows(7).to_list(), []
     rows[2]["captions"] = []
     rows = Dataset.from_list(rows, features=noise_rows(7).features)
-    monkeypatch.setattr(tools.export, "load_corpus", lambda *names: asked.append(names) or rows)
-    monkeypatch.setattr(tools.export, "NUM_CALIBRATION_ROWS", 3)
+    monkeypatch.setattr(ivt.hub.export, "load_corpus", lambda *names: asked.append(names) or rows)
+    monkeypatch.setattr(ivt.hub.export, "NUM_CALIBRATION_ROWS", 3)
     processor = AutoProcessor.from_pretrained(checkpoint)
-    found = tools.export.calibration_inputs(processor, "rstpreid", "data", "train")
+    found = ivt.hub.export.calibration_inputs(processor, "rstpreid", "data", "train")
     assert asked == [("rstpreid", "data", "train")]
     expected = {
         "image_encoder": [processor(images=rows[place]["image"], return_tensors="np") for place in (0, 2, 4)],

@@ -99,7 +99,7 @@ def _draw_figure(f: Figure) -> None:
     draw_hip_bag(f)
     draw_neck(f)
     if f.person.scarf:
-        draw_scarf(f)
+        draw_scarf(f, f.person.scarf)
     draw_head(f)
 
 

@@ -137,7 +137,7 @@ def load_synthetic(
     return Dataset.from_generator(
         _draw_rows,
         features=SYNTHETIC_FEATURES,
-        cache_dir=None if root is None else str(Path(root)),
+        cache_dir=None if root is None else str(Path(root)),  # ty: ignore[invalid-argument-type]  # its default is None
         gen_kwargs={
             "split": split,
             "seed": seed,
