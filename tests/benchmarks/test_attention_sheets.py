@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from benchmarks import attention_sheets
 from benchmarks.attention_sheets import CAPTION_METHOD, NUM_PEOPLE, WORDS, first_people
-from ivt.corpora.drawn.captions import COLOUR_WORDS
+from ivt.corpora.drawn.annotator import COLOUR_WORDS
 from ivt.corpora.drawn.people import PARTS
 from ivt.corpora.drawn.synthetic import load_synthetic
 from ivt.explanations.attention import DEFAULT_METHOD, encode_texts, pixel_maps

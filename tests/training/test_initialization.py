@@ -1,6 +1,7 @@
 """First weights from other models: what is taken over computes what it computed there, and nothing is left unsaid."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import set_seed
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -350,6 +352,38 @@ def tokenizer(tmp_path: Path) -> str:
     words += [f"word{i}" for i in range(VOCABULARY - len(words))]
     BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "tokenizer")
     return str(tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("length, expected", [(3.0, 3.0), (None, SIZES["hidden_size"] ** 0.5)])
+@pytest.mark.parametrize("shared_attention", [True, False])
+def test_embeddings_of_a_new_model_have_the_length_of_the_recipe(tokenizer, length, expected, shared_attention):
+    recipe = Recipe(embedding_length=length, tokenizer=tokenizer, max_text_tokens=12)
+    fields = FIELDS | {"shared_attention": shared_attention, "initializer_range": 0.2}
+    model, processor, _ = build_model(recipe, fields)
+    texts = processor(text=["word3 word4", "word5"], return_tensors="pt")
+    outputs = model.eval()(pixel_values=torch.randn(4, 3, 26, 14), **texts)
+    for embeds in (outputs.image_embeds, outputs.text_embeds):
+        torch.testing.assert_close(embeds.norm(dim=1), torch.full((len(embeds),), expected), rtol=1e-3, atol=0.0)
+
+
+def test_processor_of_a_run_fits_its_model_and_cuts_texts_where_the_recipe_says(tokenizer):
+    model, processor, _ = build_model(Recipe(tokenizer=tokenizer, max_text_tokens=7), FIELDS)
+    picture = Image.new("RGB", (90, 30))
+    inputs = processor(images=picture, text="word3 " * 15, return_tensors="pt")
+    assert inputs.pixel_values.shape == (1, 3, *FIELDS["image_size"])  # (height, width)
+    assert inputs.input_ids.shape == (1, 7)
+    assert model(**inputs).text_embeds.shape == (1, FIELDS["hidden_size"])
+
+
+@pytest.mark.parametrize("gradient_checkpointing, passes", [(False, 1), (True, 2)])
+def test_gradient_checkpointing_passes_every_block_once_more(tokenizer, gradient_checkpointing, passes):
+    recipe = Recipe(tokenizer=tokenizer, max_text_tokens=12, gradient_checkpointing=gradient_checkpointing)
+    model, _, _ = build_model(recipe, FIELDS)
+    counts = Counter()
+    for number, layer in enumerate(model.layers):
+        layer.attention.register_forward_pre_hook(lambda *_, number=number: counts.update([number]))
+    model.train().get_image_features(torch.randn(2, 3, 26, 14)).pooler_output.sum().backward()
+    assert counts == {0: passes, 1: passes}
 
 
 def test_recipe_begins_with_a_vit_and_a_bert_in_either_order(tmp_path, bert, tokenizer):
