@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/ty check --quiet
+	$(BIN)/ty check
 	$(BIN)/python -m pytest
 
 # The oldest torch is a CUDA build of 3 GB on x86-64. `make test-lowest TORCH=2.13.0` takes another one, and all else as

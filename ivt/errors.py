@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 FIXABLE = (ValueError, OSError, ImportError, FloatingPointError)  # the last: a loss that is not finite
@@ -18,7 +18,7 @@ def is_fixable(error: Exception) -> bool:
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
+def exit_on_error() -> Generator[None]:
     """End the process with one line and exit code 2 after an error that the user can put right."""
     try:
         yield

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def check_empty(folder: Path) -> Path:
 
 
 @contextmanager
-def new_folder(folder: Path | None) -> Iterator[Path]:
+def new_folder(folder: Path | None) -> Generator[Path]:
     """Give a folder to write into, which becomes `folder` at the end of the block; after an error nothing is left.
 
     Args:

@@ -21,7 +21,7 @@ def _check_environment() -> None:
             f"newer; run pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
         )
     spec = find_spec("processing")
-    folders = (spec and spec.submodule_search_locations) or []
+    folders = (spec.submodule_search_locations if spec else None) or []
     if not any(Path(folder, "processing_ivt.py").is_file() for folder in folders):
         raise ImportError(
             f"`import processing` finds {(spec and spec.origin) or 'nothing'}, but modeling_ivt needs the package of "

@@ -47,7 +47,7 @@ class IVTEncoderOutput(BaseModelOutputWithPooling):
         keep_positions: (K,) or (B, K) token positions that were not hidden, 0 = [CLS] first; None if none was hidden.
     """
 
-    keep_positions: torch.LongTensor | None = None
+    keep_positions: torch.Tensor | None = None
 
 
 @dataclass
@@ -170,7 +170,9 @@ class IVTTextEmbeddings(nn.Module):
     def __init__(self, config: IVTConfig):
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.word_embeddings: nn.Module = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.text_layer_norm_eps)
@@ -328,7 +330,7 @@ class IVTPreTrainedModel(PreTrainedModel):
     config: IVTConfig
     config_class = IVTConfig
     base_model_prefix = ""
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["IVTBlock", "IVTImageEmbeddings", "IVTTextEmbeddings"]
     _input_embed_layer = "word_embeddings"
@@ -344,7 +346,8 @@ class IVTPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Conv2d):
             init.normal_(module.weight, std=std)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, IVTImageEmbeddings):
             for parameter in (module.cls_token, module.position_embeddings, module.type_embeddings):
                 init.normal_(parameter, std=std)
@@ -431,7 +434,7 @@ class IVTModel(IVTPreTrainedModel):
     def _encode(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: Any,  # as `create_bidirectional_mask` makes it
         modality: str,
         cls_only: bool,
         keep_positions: torch.Tensor | None,
@@ -575,7 +578,7 @@ class IVTModel(IVTPreTrainedModel):
             directions = [nn.functional.normalize(output.pooler_output, dim=-1) for output in (images, texts)]
             logits = self.config.logit_scale * directions[0] @ directions[1].T  # (I, T)
         if return_loss:
-            if logits is None or person_ids is None:
+            if images is None or texts is None or person_ids is None:
                 raise ValueError("return_loss=True needs pixel_values, input_ids and person_ids")
             loss = cmpm_loss(images.pooler_output, texts.pooler_output, person_ids, text_person_ids)
         return IVTOutput(

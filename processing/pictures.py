@@ -5,7 +5,7 @@ Whatever is wrong with a picture becomes an `UnreadablePicture`, which names the
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -35,7 +35,7 @@ class UnreadablePicture(ValueError):
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Generator[None]:
     """Turn what goes wrong in a block that reads a picture into `UnreadablePicture`.
 
     Args:

@@ -25,7 +25,7 @@ def resized_pixels(image: Image.Image, image_processor: IVTImageProcessor) -> np
     Returns:
         uint8 pixels, contiguous (3, H, W).
     """
-    size = (image_processor.size.width, image_processor.size.height)  # Pillow's order
+    size = (image_processor.size["width"], image_processor.size["height"])  # Pillow's order
     resized = to_rgb(image).resize(size, image_processor.resample)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 

@@ -32,11 +32,6 @@ GOLDEN = REPO / "tests" / "golden" / "official_ivt_tiny"
 WORDS = ["woman", "man", "orange", "coat", "striped", "shirt", "bag", "a", "the", "with", "an", "and", "."]
 
 
-def site_packages(environment: Path) -> Path:
-    """Where a virtual environment has its packages."""
-    return Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-
-
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Random numbers do not depend on which tests ran before."""
@@ -217,8 +212,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, "--python", str(folder / "bin/python"), "install", *offline, str(wheel)], check=True)
     # Only a folder on the path: its own .pth files, such as that of an editable install of this repository, are not
     # read. It comes last, and pip has installed before, which would else find the project installed there.
-    (site_packages(folder) / "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def installed_packages(installed: Path) -> Path:
+    """The folder in which that environment has its packages."""
+    return Path(sysconfig.get_path("purelib", vars={"base": str(installed)}))
 
 
 @pytest.fixture(scope="session")
@@ -240,6 +242,7 @@ def without_package(
 def with_package(
     published: tuple[str, str],
     installed: Path,
+    installed_packages: Path,
     hub: HubStandIn,
     run_python: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -247,7 +250,7 @@ def with_package(
     """What `user_with_package.py` left, run on the published golden checkpoint, and the folder it was started in."""
     output_dir, elsewhere = tmp_path_factory.mktemp("with_package"), tmp_path_factory.mktemp("elsewhere")
     script = REPO / "tests" / "modeling_ivt" / "user_with_package.py"
-    arguments = (script, *published, site_packages(installed), output_dir)
+    arguments = (script, *published, installed_packages, output_dir)
     done = run_python(*arguments, cwd=elsewhere, hub=hub, python=installed / "bin/python")
     assert done.returncode == 0, done.stderr
     return output_dir, elsewhere

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO, site_packages
 
 from ivt.corpora.drawn.drawing import draw_sighting
 from ivt.corpora.drawn.synthetic import sample_rows
 
+REPO = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-LAUNCHERS = {
-    "accelerate": [
-        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "train_hf"),
-    ],
-    "python": ["-m", "train_hf"],
+TRAIN_AND_EVALUATE = {  # what stands before the options
+    "scripts": (
+        [
+            *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "train_hf"),
+        ],
+        ["-m", "evaluate_hf"],
+    ),
+    "command": (["bin/ivt", "train"], ["bin/ivt", "evaluate"]),
 }
 TINY = [
     *("--max_steps", "2", "--batch_size", "4", "--test_at_end", "no", "--model.hidden_size", "32"),
@@ -29,8 +32,8 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def distribution(installed: Path) -> importlib.metadata.Distribution:
-    (metadata,) = site_packages(installed).glob("*.dist-info")
+def distribution(installed_packages: Path) -> importlib.metadata.Distribution:
+    (metadata,) = installed_packages.glob("*.dist-info")
     return importlib.metadata.Distribution.at(metadata)
 
 
@@ -57,9 +60,9 @@ def test_the_wheel_says_what_it_is(distribution: importlib.metadata.Distribution
     assert {(point.name, point.value) for point in distribution.entry_points} == {("ivt", "ivt.cli:main")}
 
 
-def test_the_wheel_says_that_its_code_is_typed(installed: Path) -> None:
+def test_the_wheel_says_that_its_code_is_typed(installed_packages: Path) -> None:
     for package in ("ivt", "modeling_ivt", "processing"):
-        assert (site_packages(installed) / package / "py.typed").is_file()
+        assert (installed_packages / package / "py.typed").is_file()
 
 
 def write_corpus(folder: Path) -> list[dict[str, Any]]:
@@ -90,10 +93,11 @@ def run_installed(
     installed: Path,
     corpus: tuple[Path, list[dict[str, Any]]],
 ) -> Callable[..., str]:
-    """Run the environment's Python in the folder of a corpus, and return what was printed."""
+    """Run Python or a command of the environment in the folder of a corpus, and return what was printed."""
 
-    def run(*arguments: object) -> str:
-        done = run_python(*arguments, cwd=corpus[0], python=installed / "bin/python")
+    def run(*arguments: str) -> str:
+        command = [installed / name if name == "bin/ivt" else name for name in arguments]
+        done = run_python(*command, cwd=corpus[0], python=installed / "bin/python")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -101,21 +105,18 @@ def run_installed(
 
 
 def test_an_installed_user_indexes_and_searches(
-    run_installed: Callable[..., str], installed: Path, corpus: tuple[Path, list[dict[str, Any]]]
+    run_installed: Callable[..., str], corpus: tuple[Path, list[dict[str, Any]]]
 ) -> None:
-    ivt, wanted = installed / "bin/ivt", corpus[1][0]
-    assert "24 pictures" in run_installed(ivt, "index", "people/imgs", "--gallery", "people.lance")
-    answer = run_installed(ivt, "search", wanted["captions"][0], "--gallery", "people.lance", "-k", "3", "--json")
-    assert wanted["img_path"] in [result["image_id"] for result in json.loads(answer)["results"]]
+    wanted = corpus[1][0]
+    assert "24 pictures" in run_installed("bin/ivt", "index", "people/imgs", "--gallery", "people.lance")
+    search = ("bin/ivt", "search", wanted["captions"][0], "--gallery", "people.lance", "-k", "3", "--json")
+    assert wanted["img_path"] in [result["image_id"] for result in json.loads(run_installed(*search))["results"]]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_an_installed_user_trains_a_packaged_recipe_and_evaluates(
-    run_installed: Callable[..., str], installed: Path, launcher: str
-) -> None:
-    recipes = site_packages(installed) / "ivt/recipes"
+@pytest.mark.parametrize("way", TRAIN_AND_EVALUATE)
+def test_an_installed_user_trains_a_packaged_recipe_and_evaluates(run_installed: Callable[..., str], way: str) -> None:
+    train, evaluate = TRAIN_AND_EVALUATE[way]
     people = ("--corpus", "rstpreid", "--corpus_root", "people")
-    config = ("--config", recipes / "demo.yaml", "--tokenizer", recipes / "tokenizer-synthetic")
-    run_installed(*LAUNCHERS[launcher], *config, *people, *TINY, "--output_dir", launcher)
-    printed = run_installed("-m", "evaluate_hf", f"{launcher}/best", *people, "--split", "test")
+    run_installed(*train, "--config", "demo", *people, *TINY, "--output_dir", way)
+    printed = run_installed(*evaluate, f"{way}/best", *people, "--split", "test")
     assert "4 people, 8 images, 16 captions" in printed

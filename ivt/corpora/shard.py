@@ -11,6 +11,7 @@ another format or size.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ivt.choices import CORPORA, OFFICIAL_SPLITS
 from ivt.messages import check_choice
@@ -60,7 +61,8 @@ def shard_corpus(
     written = {}
     for split in splits:
         drawn = name == "synthetic" and split == "train" and num_people
-        rows = add_levels(load_corpus(name, corpus_root, split, **({"num_people": num_people} if drawn else {})))
+        options: dict[str, Any] = {"num_people": num_people} if drawn else {}
+        rows = add_levels(load_corpus(name, corpus_root, split, **options))
         shards = write_shards(rows, folder, split, EXTENSIONS[format], rows_per_shard, seed)
         whole = ShardedRows(folder, split)
         written[split] = {"pictures": len(whole), "captions": int(whole.pair_ends[-1]), "shards": len(shards)}

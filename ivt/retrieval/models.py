@@ -121,8 +121,9 @@ def find_device(name: str | None = None) -> torch.device:
     Raises:
         ValueError: if this machine has no such device.
     """
-    if name in (None, "auto"):
-        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    if name is None or name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA

@@ -5,10 +5,9 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import REPO
-
 from modeling_ivt import OLDEST_TRANSFORMERS
 
+REPO = Path(__file__).parents[2]
 IMPORT = "import transformers; transformers.__version__ = '{}'; import modeling_ivt"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
