@@ -126,9 +126,9 @@ def test_train_is_the_script_with_the_fields_that_are_given(
     "launch", [["-m", "train_hf"], ["-m", "accelerate.commands.launch", "--cpu", "--quiet", "-m", "train_hf"]]
 )
 def test_errors_of_an_installed_training_are_one_line(
-    launch: list[str], installed: Path, run_python: Run, tmp_path: Path
+    launch: list[str], installed_packages: Path, run_python: Run, tmp_path: Path
 ) -> None:
-    done = run_python(*launch, "--config", "cuhk", cwd=tmp_path, python_path=installed)
+    done = run_python(*launch, "--config", "cuhk", cwd=tmp_path, python_path=installed_packages)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == ["error: there is no recipe cuhk; pass a yaml file or one of " + ", ".join(sorted(RECIPES))]
     assert "Traceback" not in done.stderr

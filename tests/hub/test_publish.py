@@ -208,13 +208,13 @@ def test_the_published_space_holds_all_that_it_runs_on(hub: HubStandIn, run_pyth
 
 
 def test_an_installed_package_publishes_what_the_checkout_does(
-    ivt: Command, installed: Path, run_python: Run, checkpoint: Path, tmp_path: Path
+    ivt: Command, installed_packages: Path, run_python: Run, checkpoint: Path, tmp_path: Path
 ):
     for form in (["--space", "org/demo"], [checkpoint, "org/ivt", "--tag", "v1"]):
         folders = [tmp_path / f"{name}-{len(form)}" for name in ("checkout", "installed")]
         ivt("publish", *form, "--dry-run", folders[0])
         command = ["-m", "ivt", "publish", *form, "--dry-run", folders[1]]
-        done = run_python(*command, cwd=tmp_path, python_path=installed)
+        done = run_python(*command, cwd=tmp_path, python_path=installed_packages)
         assert done.returncode == 0, done.stderr
         expected = {name for name in files_of(folders[0]) if "__pycache__" not in name}
         found = {name for name in files_of(folders[1]) if not name.startswith(("ivt/hub/model_card", "ivt/hub/space"))}
