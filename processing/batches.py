@@ -215,7 +215,7 @@ class StreamedPairs(AugmentedPairs):
         if self.tagger_name and row.get("levels") is None:
             row["levels"] = levels_of(row["captions"], self.tagger_name)
         try:
-            image = read_picture(row["image"]["bytes"], f"image {row['image_id']!r}")
+            image = read_picture(row["image"] and row["image"]["bytes"], f"image {row['image_id']!r}")
         except UnreadablePicture as error:
             raise ValueError(f"{error}; write its shard anew") from error
         return row, number, resized_pixels(image, self.image_processor)
