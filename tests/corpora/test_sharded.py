@@ -121,6 +121,7 @@ def test_tool_writes_what_it_counts(tmp_path, capsys):
     for arguments, message in (
         (["cuhk"], "did you mean 'cuhk-pedes'"),
         (["shards", "--splits", "dev"], "split is 'dev'"),
+        (["rstpreid", "--splits", "train+val"], r"split is 'train\+val'"),
     ):
         with pytest.raises(ValueError, match=message):
             shard.main([arguments[0], str(tmp_path), *arguments[1:]])
