@@ -182,11 +182,12 @@ class Run:
         record = self.log and self.log.record
         save_model(self.accelerator, self.objective, self.processor, self.output_dir / name, record)
 
-    def finish(self, test: Callable[[], None]) -> None:
+    def finish(self, load_test_rows: Callable[[], Dataset], evaluate: Callable[[Dataset], dict[str, Any]]) -> None:
         """Save `final`, evaluate on the test split if that is wanted, and complete the record.
 
         Args:
-            test: adds the results of the saved models to the log; only the first process calls it.
+            load_test_rows: loads the test split; only the first process calls it, when all training is over.
+            evaluate: evaluates the saved models, and returns the metrics of each by its name.
         """
         self.save_model("final")
         if self.log:
@@ -197,7 +198,8 @@ class Run:
                 f"models in {best} and {final}"
             )
             if self.recipe.test_at_end:
-                test()
+                rows = load_test_rows()
+                self.log.add_test(rows, evaluate(rows))
             self.log.update_record(self.progress, finished=True)
         for tracker in self.accelerator.trackers:
             tracker.finish()
