@@ -55,7 +55,7 @@ def build_loader(
         "flip_words": recipe.flip_words,
         "caption_augmentation": CaptionAugmentation(recipe.drop_attributes, recipe.drop_phrases),
     }
-    if recipe.streaming:
+    if isinstance(rows, ShardedRows):
         pairs = StreamedPairs(rows, processor, **augmentation)
         lengths = rows.caption_lengths if recipe.group_by_length else None
         sampler = ShardSampler(
