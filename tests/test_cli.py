@@ -204,7 +204,7 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(
 def test_models_are_those_of_the_package_as_they_were_measured(ivt: Callable[..., Result]) -> None:
     (model,) = json.loads(ivt("models", "--json").stdout)
     assert model["folder"] == choices.DEFAULT_MODEL and model["name"] == Path(choices.DEFAULT_MODEL).name
-    measured = json.loads((ROOT / "benchmarks" / "embedded_test.json").read_text())
+    measured = json.loads((ROOT / "benchmarks" / "bundled_test.json").read_text())
     assert {name: model["results"][name] for name in ("corpus", "split")} == {"corpus": "synthetic", "split": "test"}
     for name in ("R@1", "R@5", "R@10", "mAP"):
         assert model["results"][name] == pytest.approx(measured["text_to_image"][name])

@@ -66,7 +66,7 @@ def space_requirements() -> list[str]:
 
 
 def draw_examples(folder: Path, repo_id: str | None) -> list[Example]:
-    """Draw people of the embedded corpus whose descriptions differ, into a new folder of a repository, if of one."""
+    """Draw people of the drawn corpus whose descriptions differ, into a new folder of a repository, if of one."""
     folder.mkdir()
     with tempfile.TemporaryDirectory() as cache:
         rows = load_synthetic("test", cache, num_people=4 * NUM_EXAMPLES, images_per_person=1, num_proc=1)
@@ -139,7 +139,7 @@ def build_copy(folder: Path, source: Path) -> None:
 
 
 def build_space(folder: Path, checkpoint: Path) -> None:
-    """Write the demo page with all that it runs on: the rooms, a checkpoint as the embedded one, what to install."""
+    """Write the demo page with all that it runs on: the rooms, a checkpoint as the bundled one, what to install."""
     build_copy(folder, find_template("space"))
     for package in ("ivt", "modeling_ivt", "processing"):
         build_copy(folder / package, ROOT / package)

@@ -108,7 +108,7 @@ def test_the_bundled_checkpoint_is_what_publishing_it_makes_but_for_the_code(
 ):
     embedded = Path(DEFAULT_MODEL)
     again = tmp_path / embedded.name
-    evaluation = str(ROOT / "benchmarks" / "embedded_test.json")
+    evaluation = str(ROOT / "benchmarks" / "bundled_test.json")
     with reached(hub):  # a tokenizer that is saved offline notes it
         ivt("publish", embedded, "--dry-run", again, "--evaluation", evaluation)
     assert files_of(again) == files_of(embedded) | CODE | {"handler.py", "requirements.txt"}
@@ -126,7 +126,7 @@ def test_the_bundled_checkpoint_is_what_publishing_it_makes_but_for_the_code(
     assert alone.stdout == "transformers_modules\n", alone.stderr
 
 
-def test_the_code_of_the_embedded_checkpoints_page_runs_as_printed(run_python: Run, tmp_path: Path):
+def test_the_code_of_the_bundled_checkpoints_page_runs_as_printed(run_python: Run, tmp_path: Path):
     page = (Path(DEFAULT_MODEL) / "README.md").read_text()
     (tmp_path / "lines.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
     done = run_python(tmp_path / "lines.py", cwd=ROOT)
