@@ -6,6 +6,7 @@ wheel installed.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -56,6 +57,19 @@ def ivt() -> Callable[..., Result]:
         return result
 
     return run
+
+
+@pytest.fixture
+def meeting_port() -> Iterator[int]:
+    """A port of this machine where the processes of a test can meet, and which the system gives to nobody else.
+
+    It is bound all the while, but not listened at: that is left to a process which asks to reuse the address, as torch
+    does.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import socket
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -156,20 +155,13 @@ def test_run_with_a_spoilt_checkpoint_goes_on_from_the_one_before(start, cache, 
 # ---- streaming
 
 
-def free_port() -> int:
-    with socket.socket() as meeting:
-        meeting.bind(("127.0.0.1", 0))
-        return meeting.getsockname()[1]
-
-
-def test_streamed_run_of_two_processes_goes_on_after_a_kill(start, cache, tmp_path):
+def test_streamed_run_of_two_processes_goes_on_after_a_kill(start, cache, tmp_path, meeting_port):
     write_shards(load_tiny(str(cache), "train"), tmp_path / "shards", "train", rows_per_shard=5)
 
     def train_both(folder: Path, num_batches: int) -> list[Exception | None]:
-        port = free_port()
         with ThreadPoolExecutor(2) as pool:
             runs = [
-                pool.submit(start, train_streamed, folder, tmp_path / "shards", rank, port, num_batches)
+                pool.submit(start, train_streamed, folder, tmp_path / "shards", rank, meeting_port, num_batches)
                 for rank in range(2)
             ]
             return [run.exception() for run in runs]

@@ -1,29 +1,41 @@
 """The training script: a run, its end, and its continuation."""
 
 import copy
+import io
 import json
 import math
 import re
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from datasets import Dataset
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoProcessor
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 import train_hf
+from ivt.corpora.sharded import SHARD_FEATURES, ShardedRows, write_shards
 from ivt.retrieval.evaluation import evaluate_retrieval
 from ivt.training import checkpoints, data, runlog
 from ivt.training.objective import Objective
+from ivt.training.optimization import build_optimizer
 from ivt.training.recipe import Recipe, RunPaths
 from ivt.training.record import is_finished
 from modeling_ivt import IVTConfig, IVTModel
+from processing import IVTImageProcessor, IVTProcessor, batches
 from train_tiny import TINY_MODEL, load_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -35,12 +47,16 @@ def tiny_corpus(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(data, "load_corpus", lambda name, _root, split, **options: load_tiny(root, split))
 
 
+def forget_accelerators() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 def run(
     output_dir: Path, resume: bool = False, model_fields: dict | None = None, options: dict | None = None, **settings
 ) -> Path:
     """Train a tiny model for 7 steps: 3 an epoch, checkpoints after steps 2, 3, 4, 6, 7."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget_accelerators()
     defaults = {
         "tokenizer": str(ROOT / "ivt/recipes/tokenizer-synthetic"),
         "batch_size": 8,
@@ -70,7 +86,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
-    output_dir = run(tmp_path / "run", itc_weight=1.0, group_by_length=True, max_grad_norm=1.0)
+    output_dir = run(tmp_path / "run", itc_weight=1.0)
     for name in ("best", "final"):
         processor = AutoProcessor.from_pretrained(output_dir / name)
         inputs = processor(text=["a man in a red coat"], return_tensors="pt")
@@ -288,6 +304,425 @@ def test_time_limited_run_that_was_broken_off_has_the_time_that_was_left(tmp_pat
         assert torch.equal(tensor, weights(broken / "final")[name]), name
 
 
+# ---- batches: what of a recipe reaches pictures, texts and their order
+
+
+@pytest.mark.parametrize("corpus, num_people", [("synthetic", {"num_people": 5}), ("rstpreid", {})])
+def test_corpus_is_loaded_as_the_recipe_says(rows, monkeypatch, corpus, num_people):
+    loaded = []
+
+    def load(name: str, root: str, split: str, **options: Any) -> Dataset:
+        loaded.append((name, root, split, options))
+        return rows.remove_columns("levels")
+
+    monkeypatch.setattr(data, "load_corpus", load)
+    recipe = Recipe(corpus=corpus, num_people=5, on_bad_image="skip")
+    train_rows = data.load_training_rows(recipe, "data")
+    validation_rows = data.load_evaluation_rows(recipe, "data", "val")
+    skip = {"on_bad_image": "skip"}
+    assert loaded == [(corpus, "data", "train", skip | num_people), (corpus, "data", "val", skip)]
+    assert "levels" in train_rows.column_names and "levels" not in validation_rows.column_names
+
+
+HEIGHT, WIDTH, NUM_ROWS = 48, 32, 32
+PLAIN = {
+    "num_views": 1,
+    "crop_pad": 0,
+    "flip": 0.0,
+    "erase": 0.0,
+    "levels": ["sentence"],
+    "batch_size": 4,
+    "num_workers": 0,
+}
+
+
+def picture(number: int) -> np.ndarray:
+    """Noise from black to white (3, H, W), no two crops of which are alike."""
+    pixels = np.random.default_rng(number).integers(0, 256, (3, HEIGHT, WIDTH), dtype=np.uint8)
+    pixels[:, 0, 0], pixels[:, -1, -1] = 0, 255
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    """Two captions a picture, two pictures a person; the caption of pair p has p words more than that of pair 0."""
+    columns = {name: [] for name in SHARD_FEATURES}
+    for row in range(NUM_ROWS):
+        file = io.BytesIO()
+        Image.fromarray(picture(row).transpose(1, 2, 0)).save(file, "PNG")
+        columns["image"].append({"bytes": file.getvalue(), "path": None})
+        columns["image_id"].append(str(row))
+        columns["person_id"].append(row // 2)
+        numbers = (2 * row, 2 * row + 1)
+        columns["captions"].append([f"A woman in a red coat, her left hand{' now' * pair} free." for pair in numbers])
+        levels = {"phrases": ["A woman in a red coat", "her left hand free"], "words": ["woman", "coat", "hand"]}
+        columns["levels"].append([levels] * 2)
+    return Dataset.from_dict(columns, features=SHARD_FEATURES)
+
+
+@pytest.fixture(scope="module")
+def shards(rows, tmp_path_factory) -> Path:
+    """The same rows in one shard."""
+    return write_shards(rows, tmp_path_factory.mktemp("shards"), "train")[0].parent
+
+
+@pytest.fixture(scope="module")
+def processor() -> IVTProcessor:
+    image_processor = IVTImageProcessor(size={"height": HEIGHT, "width": WIDTH})
+    return IVTProcessor(image_processor, AutoTokenizer.from_pretrained(ROOT / "ivt/recipes/tokenizer-synthetic"))
+
+
+@pytest.fixture
+def load(rows, processor) -> Callable[..., DataLoader]:
+    """The loader of a recipe that leaves pictures and texts as they are, but for some settings."""
+    return lambda num_processes=1, **settings: data.build_loader(
+        rows, processor, Recipe(**(PLAIN | settings)), num_processes
+    )
+
+
+@pytest.fixture
+def load_streamed(shards, processor) -> Callable[..., DataLoader]:
+    streamed = PLAIN | {"corpus": "shards", "streaming": True}
+    return lambda num_processes=1, **settings: data.build_loader(
+        ShardedRows(shards, "train"), processor, Recipe(**(streamed | settings)), num_processes
+    )
+
+
+@pytest.fixture(params=["load", "load_streamed"])
+def load_either(request) -> Callable[..., DataLoader]:
+    return request.getfixturevalue(request.param)
+
+
+def draw_pairs(loader: DataLoader, count: int = 100) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Pairs of many epochs, each with its picture as it was."""
+    pairs = [loader.dataset[epoch, epoch % len(loader.dataset)] for epoch in range(count)]
+    return [(picture(int(pair["image_id"])), pair) for pair in pairs]
+
+
+def test_recipe_without_augmentation_gives_pictures_and_captions_as_they_are(load_either):
+    for plain, pair in draw_pairs(load_either()):
+        np.testing.assert_array_equal(pair["views"], plain[None])
+        (text,) = pair["texts"]
+        assert text.startswith("A woman in a red coat, her left hand ") and text.endswith(" free.")
+
+
+def test_views_are_crops_from_as_much_padding_as_the_recipe_says(load_either):
+    seen = set()
+    for plain, pair in draw_pairs(load_either(crop_pad=1)):
+        padded = np.pad(plain, ((0, 0), (1, 1), (1, 1)))
+        places = [(top, left) for top in range(3) for left in range(3)]
+        crops = [padded[:, top : top + HEIGHT, left : left + WIDTH] for top, left in places]
+        (place,) = [place for place, crop in zip(places, crops, strict=True) if (crop == pair["views"][0]).all()]
+        seen.add(place)
+    assert len(seen) == 9
+
+
+def test_views_are_mirrored_as_often_as_the_recipe_says(load_either):
+    mirrored = []
+    for plain, pair in draw_pairs(load_either(flip=0.25), 400):
+        mirrored.append((pair["views"][0] != plain).any())
+        np.testing.assert_array_equal(pair["views"][0], plain[:, :, ::-1] if mirrored[-1] else plain)
+    assert np.mean(mirrored) == pytest.approx(0.25, abs=0.08)
+
+
+def test_rectangles_are_erased_as_often_as_the_recipe_says(load_either):
+    erased = []
+    for plain, pair in draw_pairs(load_either(erase=0.25), 400):
+        changed = (pair["views"][0] != plain).any(axis=0)
+        erased.append(changed.any())
+        assert (pair["views"][0][:, changed] == 127).all()
+    assert np.mean(erased) == pytest.approx(0.25, abs=0.08)
+
+
+def test_texts_are_of_the_levels_of_the_recipe(load_either):
+    phrases, words = {"A woman in a red coat", "her left hand free"}, {"woman coat hand"}
+    assert {text for _, pair in draw_pairs(load_either(levels=["word"])) for text in pair["texts"]} == words
+    assert {text for _, pair in draw_pairs(load_either(levels=["phrase"])) for text in pair["texts"]} == phrases
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("drop_attributes", lambda caption: {caption.replace("red ", "").replace("left ", "")}),
+        ("drop_phrases", lambda caption: {"A woman in a red coat", caption.removeprefix("A woman in a red coat, ")}),
+    ],
+    ids=["attributes", "phrases"],
+)
+def test_captions_change_in_the_way_that_the_recipe_says(load_either, name, change):
+    def captions(**settings: float) -> list[str]:
+        return [pair["texts"][0] for _, pair in draw_pairs(load_either(**settings), 150)]
+
+    plain, changed, sometimes = captions(), captions(**{name: 1.0}), captions(**{name: 0.25})
+    assert all(after in change(before) for before, after in zip(plain, changed, strict=True))
+    share = np.mean([before != after for before, after in zip(plain, sometimes, strict=True)])
+    assert share == pytest.approx(1 - 0.75**2, abs=0.1)  # there are two attributes, and two phrases
+
+
+@pytest.mark.parametrize("flip_words, side", [(False, "left"), (True, "right")])
+def test_sides_are_swapped_in_the_texts_of_mirrored_pictures_if_the_recipe_says_so(load_either, flip_words, side):
+    assert all(
+        f"her {side} hand" in pair["texts"][0]
+        for _, pair in draw_pairs(load_either(flip=1.0, flip_words=flip_words), 20)
+    )
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_batch_of_a_process_has_the_pairs_views_and_texts_of_the_recipe(load_either, num_processes):
+    loader = load_either(num_processes, batch_size=5, num_views=2, levels=["sentence", "phrase", "word"])
+    batch = next(iter(loader))
+    assert len(batch["image_ids"]) == 5
+    assert batch["pixel_values"].shape == (2 * 5, 3, HEIGHT, WIDTH)
+    assert len(batch["input_ids"]) == len(batch["text_person_ids"]) == 3 * 5
+
+
+def indices(loader: DataLoader, epoch: int = 0) -> np.ndarray:
+    """Pairs in the order of an epoch, (batches, B); with several processes the first batch is the first one's."""
+    loader.sampler.set_epoch(epoch)
+    epochs, numbers = np.array(list(loader.sampler)).T
+    assert (epochs == epoch).all()
+    return numbers.reshape(-1, loader.batch_size)
+
+
+def lengths(loader: DataLoader, numbers: np.ndarray) -> np.ndarray:
+    """Words of the captions of some pairs."""
+    return np.vectorize(lambda number: len(loader.dataset[0, number]["texts"][0].split()))(numbers)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pairs_per_person": 2}, {"streaming": True}])
+def test_seed_of_the_recipe_decides_the_order_and_the_augmentation(load, load_streamed, settings):
+    settings = settings | {"crop_pad": 5}
+    build = load_streamed if settings.pop("streaming", False) else load
+    loader, again, other = (build(seed=seed, **settings) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(indices(loader), indices(again))
+    assert (indices(loader) != indices(other)).any()
+    views, same, different = (
+        np.stack([pair["views"] for _, pair in draw_pairs(each, 5)]) for each in (loader, again, other)
+    )
+    np.testing.assert_array_equal(views, same)
+    assert (views != different).any()
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_batches_hold_captions_of_like_length_if_the_recipe_says_so(load, num_processes):
+    def ranges(group_by_length: bool) -> list[tuple[int, int]]:
+        """The shortest and the longest caption of what the processes share, in ascending order."""
+        loader = load(num_processes, group_by_length=group_by_length)
+        shared = lengths(loader, indices(loader)).reshape(-1, num_processes * PLAIN["batch_size"])
+        return sorted(zip(shared.min(axis=1), shared.max(axis=1), strict=True))
+
+    assert all(longest < shortest for (_, longest), (shortest, _) in pairwise(ranges(True)))
+    assert not all(longest < shortest for (_, longest), (shortest, _) in pairwise(ranges(False)))
+
+
+def test_processes_share_batches_of_so_many_pairs_per_person_as_the_recipe_says(load):
+    loader = load(2, pairs_per_person=2)
+    for epoch in range(5):
+        for shared in indices(loader, epoch).reshape(-1, 8):
+            persons = [loader.dataset[0, number]["person_id"] for number in shared]
+            assert sorted(persons.count(person) for person in set(persons)) == [2, 2, 2, 2]
+
+
+def is_stretch(numbers: np.ndarray) -> bool:
+    """Whether pairs lie one behind the other in the one shard, or at its end and its beginning."""
+    steps = np.diff(np.sort(numbers, axis=None), append=np.min(numbers) + 2 * NUM_ROWS)
+    return (steps == 1).sum() >= numbers.size - 1
+
+
+def test_streamed_pairs_are_shuffled_within_the_buffer_of_the_recipe(load_streamed):
+    # eight lanes with a batch of four pairs each have room in the smaller one: batches come as they are read
+    assert all(is_stretch(batch) for batch in indices(load_streamed(stream_buffer=8 * 4)))
+    batches_of_lane = indices(load_streamed(stream_buffer=2 * 8 * 4)).reshape(2, 8, 4).swapaxes(0, 1)
+    assert all(is_stretch(both) for both in batches_of_lane)
+    assert not all(is_stretch(batch) for both in batches_of_lane for batch in both)
+
+
+def test_processes_stream_pairs_of_their_own(load_streamed):
+    for process in range(2):
+        assert is_stretch(indices(load_streamed(2))[process::2])
+
+
+def test_streamed_batches_hold_captions_of_like_length_if_the_recipe_says_so(load_streamed):
+    def are_sorted(group_by_length: bool) -> list[bool]:
+        """Of each of the eight lanes, which have two batches: whether one has the longer captions."""
+        loader = load_streamed(group_by_length=group_by_length)
+        words = lengths(loader, indices(loader)).reshape(2, 8, 4)
+        return [max(a) < min(b) or max(b) < min(a) for a, b in words.swapaxes(0, 1)]
+
+    assert all(are_sorted(True)) and not all(are_sorted(False))
+
+
+def test_cached_images_are_decoded_once(load, monkeypatch):
+    decode, decoded = batches.resized_pixels, []
+
+    def noted(image: Image.Image, image_processor: IVTImageProcessor) -> np.ndarray:
+        decoded.append(image)
+        return decode(image, image_processor)
+
+    monkeypatch.setattr(batches, "resized_pixels", noted)
+    for cache_images, expected in ((False, [0, 64, 128]), (True, [NUM_ROWS] * 3)):
+        decoded.clear()
+        loader = load(cache_images=cache_images)
+        counts = [len(decoded)]
+        for _ in range(2):
+            assert len(list(loader)) == 16
+            counts.append(len(decoded))
+        assert counts == expected
+
+
+def test_loader_has_the_workers_of_the_recipe(load_either):
+    assert [load_either(num_workers=number).num_workers for number in (0, 1)] == [0, 1]
+
+
+# ---- a step
+
+
+@pytest.fixture
+def batch(tiny_batch) -> dict[str, Any]:
+    return tiny_batch | {"text_person_ids": tiny_batch["person_ids"], "image_ids": ["a.jpg", "b.jpg", "c.jpg"]}
+
+
+def move(config: IVTConfig, recipe: Recipe, parts: list[dict[str, Any]], factor: float = 1.0) -> tuple[dict, dict]:
+    """How far a step on some batches moves every weight, and the gradient by plain autograd."""
+    forget_accelerators()
+    objective = Objective(IVTModel(config), recipe)
+    torch.stack([objective(part) for part in parts]).mean().backward()
+    gradients = {name: weight.grad for name, weight in objective.named_parameters()}
+    before = {name: weight.detach().clone() for name, weight in objective.named_parameters()}
+    objective.zero_grad()
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=len(parts))
+    prepared, optimizer = accelerator.prepare(objective, build_optimizer(objective, recipe))
+    for part in parts:
+        train_hf.train_on_batch(accelerator, prepared, optimizer, part, recipe, factor)
+    return {name: before[name] - weight.detach() for name, weight in objective.named_parameters()}, gradients
+
+
+DESCENT = {"momentum": 0.0, "weight_decay": 0.0, "learning_rate": 10.0}  # no small steps, which rounding would hide
+
+
+def test_step_moves_every_weight_at_the_rate_of_its_group(tiny_config, batch):
+    recipe = Recipe(bias_lr_factor=3.0, layer_lr_decay=0.5, **DESCENT)
+    moved, gradients = move(tiny_config, recipe, [batch], factor=0.25)
+    rates = {"layernorm": 1.0, "layers.1": 0.5, "layers.0": 0.25, "text_embeddings": 0.125, "image_embeddings": 0.125}
+    for name, distance in moved.items():
+        (rate,) = [rate for place, rate in rates.items() if name.startswith(f"model.{place}.")]
+        rate *= 0.25 * 10.0 * (3.0 if name.endswith(".bias") else 1.0)
+        torch.testing.assert_close(distance, rate * gradients[name], atol=1e-5, rtol=1e-4, msg=name)
+        assert distance.abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize("limit", [None, 0.5, 2.0])
+def test_gradient_of_all_batches_of_a_step_is_clipped_to_the_length_of_the_recipe(tiny_config, batch, limit):
+    tiny_config.initializer_range = 0.05  # for gradients of moderate length
+    parts = [batch, batch | {"pixel_values": torch.randn(3, 3, 48, 24)}]
+    settings = {"bias_lr_factor": 1.0, **DESCENT}
+    torch.manual_seed(1)
+    _, gradients = move(tiny_config, Recipe(**settings), parts)
+    length = math.sqrt(sum(gradient.square().sum() for gradient in gradients.values()))
+    torch.manual_seed(1)
+    moved, _ = move(tiny_config, Recipe(max_grad_norm=limit and limit * length, **settings), parts)
+    scale = 10.0 * min(1.0, limit or 1.0)
+    for name, distance in moved.items():
+        torch.testing.assert_close(distance, scale * gradients[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("cached_chunk, sizes", [(None, {3}), (2, {2, 1})])
+def test_step_embeds_as_many_pairs_at_a_time_as_the_recipe_says(tiny_config, batch, monkeypatch, cached_chunk, sizes):
+    embed, seen = Objective.embed, set()
+
+    def noted(objective: Objective, part: dict[str, Any]) -> Any:
+        seen.add(len(part["image_ids"]))
+        return embed(objective, part)
+
+    forget_accelerators()
+    recipe = Recipe(cached_chunk=cached_chunk, **DESCENT)
+    objective, accelerator = Objective(IVTModel(tiny_config), recipe), Accelerator(cpu=True)
+    prepared, optimizer = accelerator.prepare(objective, build_optimizer(objective, recipe))
+    monkeypatch.setattr(Objective, "embed", noted)
+    train_hf.train_on_batch(accelerator, prepared, optimizer, batch, recipe, 1.0)
+    assert seen == sizes
+
+
+class Enough(Exception):
+    """Ends a run whose first steps were enough."""
+
+
+class FirstSteps:
+    """What the first batches of a run were trained with; nothing is learnt in it, and it is broken off.
+
+    Attributes:
+        draws: a random number that each drew.
+        factors: of the learning rate.
+        image_ids: of each batch.
+        weights: what all began with.
+        modes: whether the model was in training mode.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, output_dir: Path, count: int, **settings: Any) -> None:
+        self.count, self.draws, self.factors, self.image_ids, self.modes = count, [], [], [], []
+        patch.setattr(train_hf, "train_on_batch", self.note)
+        with pytest.raises(Enough):
+            run(output_dir, **({"eval_epochs": 100, "max_steps": 100, "save_steps": None} | settings))
+
+    def note(self, accelerator, objective, optimizer, batch, recipe, factor) -> torch.Tensor:
+        if len(self.draws) == self.count:
+            raise Enough
+        self.weights = nn.utils.parameters_to_vector(objective.parameters()).detach()
+        self.draws.append(int(torch.randint(2**62, ())))
+        self.factors.append(factor)
+        self.image_ids.append(batch["image_ids"])
+        self.modes.append(all(module.training for module in objective.modules()))
+        return torch.zeros(())
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_every_batch_of_every_epoch_seed_and_process_has_random_numbers_of_its_own(tmp_path, monkeypatch):
+    first, other_seed = (FirstSteps(monkeypatch, tmp_path / str(seed), 4, seed=seed) for seed in (0, 1))
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    second = FirstSteps(monkeypatch, tmp_path / "second", 4, seed=0)
+    assert len({*first.draws, *other_seed.draws, *second.draws}) == 3 * 4
+    for steps in (first, other_seed, second):  # three batches are of the first epoch, and one of the second
+        assert steps.image_ids[3] not in steps.image_ids[:3]
+    # all processes begin with the same weights, another seed with others
+    assert torch.equal(first.weights, second.weights) and not torch.equal(first.weights, other_seed.weights)
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_learning_rate_of_a_run_is_that_of_its_recipe(tmp_path, monkeypatch):
+    settings = {"warmup_epochs": 2 / 3, "max_steps": 10, "learning_rate": 0.5, "min_lr_ratio": 0.2}
+    factors = FirstSteps(monkeypatch, tmp_path / "run", 5, **settings).factors
+    cosines = [0.2 + 0.8 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(5)]
+    assert factors == pytest.approx([cosines[0] / 2, *cosines[1:]])  # two of the three steps of an epoch warm up
+    rates = [record["learning_rate"] for record in metrics_of(tmp_path / "run")]
+    assert rates == pytest.approx([0.5 * factor for factor in factors])
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_model_of_a_checkpoint_is_in_training_mode_also_after_a_validation(tmp_path, monkeypatch, processor):
+    config = IVTConfig(vocab_size=len(processor.tokenizer), **TINY_MODEL)
+    IVTModel(config).save_pretrained(tmp_path / "start")  # and `from_pretrained` gives a model in evaluation mode
+    steps = FirstSteps(monkeypatch, tmp_path / "run", 4, init=str(tmp_path / "start"), eval_epochs=1)
+    assert steps.modes == [True] * 4
+    assert ["validation" in record for record in metrics_of(tmp_path / "run")] == [False, False, False, True, False]
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_best_is_the_first_model_of_the_highest_recall_and_final_the_last(tmp_path, monkeypatch):
+    recalls = iter([10.0, 30.0, 30.0, 20.0])
+
+    def learn(accelerator, objective, *rest) -> torch.Tensor:
+        objective.model.layernorm.bias.data += 1
+        return torch.zeros(())
+
+    def evaluate(*_, **__) -> dict[str, dict[str, float]]:
+        return {"text_to_image": {"R@1": next(recalls), "R@5": 50.0, "R@10": 60.0, "mAP": 40.0}}
+
+    monkeypatch.setattr(train_hf, "train_on_batch", learn)
+    monkeypatch.setattr(train_hf, "evaluate_retrieval", evaluate)
+    output_dir = run(tmp_path / "run", max_steps=12, save_steps=None)  # three an epoch
+    for name, steps in (("best", 6), ("final", 12)):
+        assert (weights(output_dir / name)["layernorm.bias"] == steps).all()
+
+
 # ---- what is reported
 
 
@@ -319,6 +754,7 @@ def test_test_split_is_read_once_and_only_when_training_is_over(tmp_path, monkey
 
     def noted(name, root, split, **more):
         events.append(split)
+        assert more["on_bad_image"] == "skip"
         return load(name, root, split, **more)
 
     def trained(*arguments):
@@ -327,12 +763,13 @@ def test_test_split_is_read_once_and_only_when_training_is_over(tmp_path, monkey
 
     monkeypatch.setattr(data, "load_corpus", noted)
     monkeypatch.setattr(train_hf, "backward", trained)
-    output_dir = run(tmp_path / "run", max_steps=2)
-    run(output_dir, max_steps=2, resume=True)
+    settings = {"max_steps": 2, "on_bad_image": "skip"}
+    output_dir = run(tmp_path / "run", **settings)
+    run(output_dir, **settings, resume=True)
     assert events == ["train", "val", "batch", "batch"]  # test_at_end is off
-    run(output_dir, max_steps=2, resume=True, test_at_end=True)
+    run(output_dir, **settings, resume=True, test_at_end=True)
     assert events[4:] == ["train", "val", "test"]
-    run(output_dir, max_steps=2, resume=True, test_at_end=True)
+    run(output_dir, **settings, resume=True, test_at_end=True)
     assert len(events) == 7
     assert json.loads((output_dir / "run.json").read_text())["resumed"][0]["step"] == 2
 

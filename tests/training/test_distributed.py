@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -95,12 +94,9 @@ HALF = json.dumps(SETTINGS | {"batch_size": SETTINGS["batch_size"] // 2})
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
 
-def test_two_machines_train_as_one_with_their_batches_together(alone, corpus, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_two_machines_train_as_one_with_their_batches_together(alone, corpus, tmp_path, meeting_port):
     arguments = (tmp_path / "two", corpus, HALF)
-    finish(*(start("multi_node", *arguments, machine=machine, port=port) for machine in (0, 1)))
+    finish(*(start("multi_node", *arguments, machine=machine, port=meeting_port) for machine in (0, 1)))
     assert_equal_runs(alone, tmp_path / "two", **CLOSE)
 
 
