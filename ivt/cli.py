@@ -24,8 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 from processing.image_processing_ivt import to_rgb
 
 from .corpora.check import count_split, print_counts, problem_of_colours, summarise
-from .explanations.attention import DEFAULT_METHOD, METHODS
 from .explanations.attention import explain as explain_picture
+from .explanations.colours import COLOURS
+from .explanations.methods import DEFAULT_METHOD, METHODS
 from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
 from .gallery.queries import Clause, Query, parse_query
@@ -233,7 +234,9 @@ def explain(
     """
     with Image.open(image) as picture:
         picture = to_rgb(picture)
-    explanation = explain_picture(*load_model(find_version(model), device), picture, text, word, method)
+    explanation = explain_picture(
+        *load_model(find_version(model), device), picture, text, word, method, colours=COLOURS
+    )
     if save:
         explanation.draw(save)
     if as_json:

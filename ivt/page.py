@@ -19,6 +19,7 @@ import gradio as gr
 from PIL import Image
 
 from .explanations.attention import explain
+from .explanations.colours import COLOURS
 from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
 from .gallery.results import SearchResults
@@ -122,7 +123,8 @@ def show_map(session: Session, chosen: tuple[int, int] | None, word: str) -> Any
     results, place = session.found[chosen[0]], chosen[1]
     image = results[place : place + 1].images()[0]
     model, processor = load_model(Gallery(session.uri).model_version)
-    explanation = explain(model, processor, image, results.query, None if word == WHOLE_SENTENCE else word)
+    asked = None if word == WHOLE_SENTENCE else word
+    explanation = explain(model, processor, image, results.query, asked, colours=COLOURS)
     return gr.Image(explanation.draw(), label=f"Where the model looked in number {place + 1} for {word}", visible=True)
 
 
