@@ -1,5 +1,6 @@
-# make test               ruff and the tests
-# make demo               from nothing to a searched gallery on 2 cores, about twelve minutes
+# make test               ruff, ty and the tests
+# make test-lowest        the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+# make demo               train a small model from scratch, then search with it: 2 cores, about twelve minutes
 # make demo MINUTES=0.2   the same with a few seconds of training, to see that everything runs
 # make bench              speed and memory on this machine
 # What the demo left the time before moves to runs/demo.old.
@@ -14,7 +15,7 @@ INSTALLED := .venv/.installed
 LAUNCH := $(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --num_cpu_threads_per_process 2 \
 	--mixed_precision no --dynamo_backend no
 
-.PHONY: bench demo test
+.PHONY: bench demo test test-lowest
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -26,16 +27,30 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check
 	$(BIN)/python -m pytest
+
+# The oldest torch is a CUDA build of 3 GB on x86-64. `make test-lowest TORCH=2.13.0` takes another one, and all else as
+# old as with it.
+.venv-lowest/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints.txt uv
+	echo 'torch$(if $(TORCH),==$(TORCH))' | .venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct \
+		--all-extras --output-file .venv-lowest/lowest.txt pyproject.toml -
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev,tracking]'
+	touch $@
+
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest
 
 # The answers come from a new process that knows the model only by its folder.
 demo: $(INSTALLED)
 	@if [ -d $(DEMO_DIR) ]; then rm -rf $(DEMO_DIR).old && mv $(DEMO_DIR) $(DEMO_DIR).old; fi
-	$(BIN)/python -m ivt.corpora.check synthetic --split test
-	$(LAUNCH) train_hf.py --config ivt/recipes/demo.yaml --output_dir $(DEMO_DIR) --max_minutes $(MINUTES) \
+	$(BIN)/ivt corpus check synthetic --split test
+	$(LAUNCH) train_hf.py --config demo --output_dir $(DEMO_DIR) --max_minutes $(MINUTES) \
 		--test_at_end false
 	$(BIN)/python -m benchmarks.answer_queries $(DEMO_DIR)/best $(DEMO_DIR)/answers.png
-	$(BIN)/python evaluate_hf.py $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
+	$(BIN)/ivt evaluate $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
 	@echo "answers to three queries: $(DEMO_DIR)/answers.png, training curves: $(DEMO_DIR)/curves.png"
 
 # embedding takes all cores, the others one

@@ -1,9 +1,9 @@
-"""What each part of IVT is worth on the embedded corpus: trains every variant with several seeds, tests, tabulates.
+"""What each part of IVT is worth on the drawn corpus: trains every variant with several seeds, tests, tabulates.
 
     python -m benchmarks.ablation runs/ablation --group paper --seeds 3
     python -m benchmarks.ablation runs/ablation --group beyond --seeds 1
 
-All variants are `recipes/demo.yaml` with a few fields changed, so they share corpus, optimiser, loss and batch size.
+All variants are the recipe `demo` with a few fields changed, so they share corpus, optimiser, loss and batch size.
 They are trained from random weights, and tested at their last step: nothing is selected. A variant that OUTPUT_DIR
 already holds whole is not trained again, so a broken-off call is simply repeated. Time is the processor time of the
 whole training process on one thread, which other work on the machine disturbs little.
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 METRICS = ("R@1", "R@10", "mAP")
 
 SENTENCES, NO_BMM = ["--levels", "sentence"], ["--model.bmm_ratio", "0"]
-# variant -> what it changes of recipes/demo.yaml, where the three texts of a pair share one view of its image, and how
+# variant -> what it changes of the recipe `demo`, where the three texts of a pair share one view of its image, and how
 # many times the steps it gets
 GROUPS: dict[str, dict[str, tuple[list[str], float]]] = {
     "paper": {
@@ -75,7 +75,7 @@ def train_and_test(changes: Sequence[str], steps: int, seed: int, folder: Path) 
         return json.loads(measured.read_text())
     limits = ["--max_steps", steps, "--max_minutes", 100_000, "--eval_epochs", 100_000, "--seed", seed]
     limits += ["--test_at_end", "false"]
-    command = ["train_hf.py", "--config", "ivt/recipes/demo.yaml", "--output_dir", folder, *limits, *changes]
+    command = ["train_hf.py", "--config", "demo", "--output_dir", folder, *limits, *changes]
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off: its time would not be known
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run(command)

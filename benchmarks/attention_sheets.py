@@ -19,11 +19,11 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
+from ivt.choices import DEFAULT_METHOD
 from ivt.corpora import load_corpus
 from ivt.corpora.drawn.people import PARTS
 from ivt.corpora.drawn.words import COLOUR_WORDS
 from ivt.explanations.colours import in_best_colour
-from ivt.explanations.methods import DEFAULT_METHOD
 from ivt.explanations.overlays import Overlay, draw_rows
 from ivt.explanations.pixels import pixel_maps
 from ivt.explanations.texts import encode_texts

@@ -16,10 +16,11 @@ from multiprocessing import get_context
 import torch
 from accelerate import Accelerator
 
-from ivt.training.backward import backward
-from ivt.training.objectives import Objective
+from ivt.training.arguments import parse_arguments
+from ivt.training.gradient_cache import backward
+from ivt.training.objective import Objective
 from ivt.training.optimization import build_optimizer
-from ivt.training.recipe import Recipe, parse_arguments
+from ivt.training.recipe import Recipe
 from modeling_ivt import IVTConfig, IVTModel
 
 TEXT_TOKENS = {"sentence": (20, 60), "phrase": (4, 12), "word": (8, 20)}  # least and most, with [CLS] and [SEP]
@@ -85,7 +86,7 @@ def measure_cases(
         num_steps: of each case.
         recipe_arguments: of `train_hf.py`, on top of the demo's recipe.
     """
-    recipe_arguments = ["--config", "ivt/recipes/demo.yaml", *recipe_arguments]
+    recipe_arguments = ["--config", "demo", *recipe_arguments]
     # large blocks go back to the system when they are freed, so that the peak is what is needed at one time
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

@@ -1,4 +1,4 @@
-"""Measure what decides how a gallery searches: every row against an index, at several sizes.
+"""Measure what decides how a gallery searches: every row or an index, at several sizes.
 
     OMP_NUM_THREADS=1 python -m benchmarks.gallery --rows 10000 50000 100000 --width 768
     OMP_NUM_THREADS=1 python -m benchmarks.gallery --indexing FOLDER --model MODEL
@@ -16,19 +16,21 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from ivt import DEFAULT_MODEL, embed_images
-from ivt.gallery import gallery as gallery_module
-from ivt.gallery.crops import list_images
+from ivt import DEFAULT_MODEL, Gallery, embed_images
+from ivt.gallery import table as table_module
+from ivt.gallery import upkeep
+from ivt.gallery.columns import Crop, crop_table, gallery_rows, gallery_schema
 from ivt.gallery.engine import decode, hash_content
-from ivt.gallery.gallery import NUM_PROBES, REFINE_FACTOR, Gallery
+from ivt.gallery.folders import list_images
 from ivt.gallery.indexing import COMMIT_ROWS
-from ivt.gallery.store import INDEXES, VECTOR_INDEX, gallery_schema
+from ivt.gallery.store import INDEX
+from ivt.gallery.table import NUM_PROBES, REFINE_FACTOR
 from ivt.retrieval.models import ModelVersion, find_version, load_model
 from processing import IVTImageProcessor
 
@@ -52,19 +54,10 @@ def draw_pictures(rng: np.random.Generator, people: np.ndarray, count: int) -> n
 
 def rows_of(vectors: np.ndarray, first: int) -> pa.Table:
     """Rows of a gallery with these vectors (n, D), named by numbers from `first` on."""
-    count, width = vectors.shape
-    schema = gallery_schema(MODEL, width)
-    columns = {
-        "image_id": [f"camera{number % 50}/{number:09}.jpg" for number in range(first, first + count)],
-        "uri": [f"/data/crops/camera{number % 50}/{number:09}.jpg" for number in range(first, first + count)],
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), width),
-        "camera": [f"camera{number % 50}" for number in range(first, first + count)],
-        "content_hash": [f"{number:032x}" for number in range(first, first + count)],
-        "model_name": [MODEL.name] * count,
-        "model_revision": [MODEL.revision] * count,
-    }
-    nulls = {field.name: pa.nulls(count, field.type) for field in schema if field.name not in columns}
-    return pa.table([(columns | nulls)[name] for name in schema.names], schema=schema)
+    numbers = range(first, first + len(vectors))
+    names = [(f"camera{number % 50}", f"camera{number % 50}/{number:09}.jpg") for number in numbers]
+    crops = [Crop(name, f"/data/crops/{name}", camera) for camera, name in names]
+    return gallery_rows(crop_table(crops), pa.array([f"{number:032x}" for number in numbers]), vectors, MODEL)
 
 
 def measured(function: Callable[[], object]) -> tuple[float, float]:
@@ -91,7 +84,7 @@ def size_of(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def measure(num_rows: int, width: int, indexes: Sequence[str], folder: Path) -> None:
+def measure(num_rows: int, width: int, folder: Path) -> None:
     """Print the figures of one size."""
     rng = np.random.default_rng(0)
     directions = draw_directions(rng, num_rows // PICTURES_PER_PERSON, width)
@@ -107,22 +100,19 @@ def measure(num_rows: int, width: int, indexes: Sequence[str], folder: Path) -> 
     print(f"{num_rows} x {width}, {size_of(folder):.0f} MB")
     print(f"  every row                {search_figures(people, queries, truth)}")
     print(f"  every row, 2 % by where  {search_figures(people, queries, truth_of_some, some)}")
-    for index in indexes:
-        before = size_of(folder / f"people{num_rows}.lance/_indices")
-        wall, process = measured(lambda index=index: people.optimize(index))
-        size = size_of(folder / f"people{num_rows}.lance/_indices") - before
-        print(f"  {index}: built in {wall / 1000:.1f} s ({process / 1000:.1f} s CPU), {size:.0f} MB")
-        for probes, refine in ((4, 10), (16, 10), (64, 10), (64, 1)):
-            gallery_module.NUM_PROBES, gallery_module.REFINE_FACTOR = probes, refine
-            print(f"    probes {probes:3}, refine {refine:2}  {search_figures(people, queries, truth)}")
-        gallery_module.NUM_PROBES, gallery_module.REFINE_FACTOR = NUM_PROBES, REFINE_FACTOR
-        print(f"    where 2 %              {search_figures(people, queries, truth_of_some, some)}")
+    wall, process = measured(lambda: people.store.build_index(table))
+    size = size_of(folder / f"people{num_rows}.lance/_indices")
+    print(f"  {INDEX}: built in {wall / 1000:.1f} s ({process / 1000:.1f} s CPU), {size:.0f} MB")
+    for probes, refine in ((4, 10), (16, 10), (64, 10), (64, 1)):
+        table_module.NUM_PROBES, table_module.REFINE_FACTOR = probes, refine
+        print(f"    probes {probes:3}, refine {refine:2}  {search_figures(people, queries, truth)}")
+    table_module.NUM_PROBES, table_module.REFINE_FACTOR = NUM_PROBES, REFINE_FACTOR
+    print(f"    where 2 %              {search_figures(people, queries, truth_of_some, some)}")
     new = rows_of(draw_pictures(rng, directions, COMMIT_ROWS), num_rows)
     wall, process = measured(lambda: people.store.upsert(table, new))
     print(f"  merge of {COMMIT_ROWS} rows: {wall:.0f} ms ({process:.0f} ms CPU)")
-    if table.index_stats(VECTOR_INDEX):
-        wall, process = measured(people.optimize)
-        print(f"  optimize with them unindexed: {wall:.0f} ms ({process:.0f} ms CPU)")
+    wall, process = measured(people.optimize)
+    print(f"  optimize with them unindexed: {wall:.0f} ms ({process:.0f} ms CPU)")
 
 
 def measure_indexing(crops: str, model: str, folder: Path) -> None:
@@ -150,18 +140,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000, 100_000])
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--indexes", nargs="*", default=INDEXES)
     parser.add_argument("--indexing", metavar="FOLDER", help="measure indexing this folder instead")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="to index with")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    gallery_module.EXACT_ROWS = 10**9  # an index only where one is asked for
+    upkeep.EXACT_ROWS = 10**9  # an index only where this file builds one
     try:
         if options.indexing:
             measure_indexing(options.indexing, options.model, folder)
             return
         for num_rows in options.rows:
-            measure(num_rows, options.width, options.indexes, folder)
+            measure(num_rows, options.width, folder)
             shutil.rmtree(folder / f"people{num_rows}.lance")
     finally:
         shutil.rmtree(folder)

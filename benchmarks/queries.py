@@ -2,7 +2,7 @@
 
     python -m benchmarks.queries CHECKPOINT --output benchmarks/queries.json       # under a minute on one core
 
-On the embedded corpus, whose people's attributes are known, so every answer is right or wrong without doubt. Formulas
+On the drawn corpus, whose people's attributes are known, so every answer is right or wrong without doubt. Formulas
 that the defaults were chosen among are compared on the validation split; the test split sees the defaults.
 Definitions of R@k and mAP: metric/person_retrieval/README.md; P@10 is the share of right pictures among the first ten.
 
@@ -34,19 +34,11 @@ from ivt.gallery.calibrate import (
     split_cases,
     with_pictures,
 )
-from ivt.gallery.calibration import fit_curve, presence_rates
-from ivt.gallery.queries import (
-    DUPLICATE_COSINE,
-    RIGHT_WEIGHT,
-    WRONG_WEIGHT,
-    EmbeddedQuery,
-    GalleryStatistics,
-    Query,
-    clause_scores,
-    embed_queries,
-    group_duplicates,
-    refine,
-)
+from ivt.gallery.fitting import fit_curve, presence_rates
+from ivt.gallery.grouping import DUPLICATE_COSINE, group_duplicates
+from ivt.gallery.queries import Query
+from ivt.gallery.query_vectors import RIGHT_WEIGHT, WRONG_WEIGHT, EmbeddedQuery, embed_queries, refine
+from ivt.gallery.scores import GalleryStatistics, clause_scores
 from ivt.metric.person_retrieval.person_retrieval import average_precision_of, match_ranks
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.models import find_version, load_model
@@ -302,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print the tables, write the json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="folder or Hub name of an IVT model")
-    parser.add_argument("--corpus_root", help="cache of the embedded corpus")
+    parser.add_argument("--corpus_root", help="cache of the drawn corpus")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures there too")
     arguments = parser.parse_args(argv)
 

@@ -11,12 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .corpora import load_corpus
+    from .corpora.load import load_corpus
     from .explanations.attention import Explanation, explain
-    from .gallery.crops import Frame, PathFields
+    from .gallery.columns import Picture
+    from .gallery.crops import Frame
     from .gallery.gallery import Gallery
+    from .gallery.path_fields import PathFields
     from .gallery.queries import Clause, Query, parse_query
-    from .gallery.results import Picture, Result, SearchResults
+    from .gallery.results import Result, SearchResults
     from .retrieval.embedding import embed_images, embed_texts
     from .retrieval.evaluation import evaluate_retrieval
     from .retrieval.models import DEFAULT_MODEL
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
 
 _MODULES = {  # name -> the module that has it
     "Clause": "gallery.queries",
-    "DEFAULT_MODEL": "retrieval.models",
+    "DEFAULT_MODEL": "choices",
     "Explanation": "explanations.attention",
     "Frame": "gallery.crops",
     "Gallery": "gallery.gallery",
-    "PathFields": "gallery.crops",
-    "Picture": "gallery.results",
+    "PathFields": "gallery.path_fields",
+    "Picture": "gallery.columns",
     "Query": "gallery.queries",
     "Result": "gallery.results",
     "SearchResults": "gallery.results",
@@ -37,7 +39,7 @@ _MODULES = {  # name -> the module that has it
     "embed_texts": "retrieval.embedding",
     "evaluate_retrieval": "retrieval.evaluation",
     "explain": "explanations.attention",
-    "load_corpus": "corpora",
+    "load_corpus": "corpora.load",
     "parse_query": "gallery.queries",
     "rank_gallery": "retrieval.ranking",
 }

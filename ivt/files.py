@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 MANIFEST = "manifest.json"  # size and SHA-256 of every other file of a folder
@@ -14,6 +17,41 @@ def flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def check_empty(folder: Path) -> Path:
+    """The whole path of a new or empty folder.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; remove it or name another")
+    return folder
+
+
+@contextmanager
+def new_folder(folder: Path | None) -> Generator[Path]:
+    """Give a folder to write into, which becomes `folder` at the end of the block; after an error nothing is left.
+
+    Args:
+        folder: new or empty; with None what was written goes at the end of the block, too.
+
+    Raises:
+        ValueError: if `folder` is something else.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    folder = check_empty(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
+        new = Path(staging) / folder.name
+        new.mkdir()
+        yield new
+        os.replace(new, folder)
 
 
 def replace_folder(new: Path, folder: Path) -> None:

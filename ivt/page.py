@@ -1,13 +1,12 @@
 """The demo page: describe a person, see who fits best, and where the model looked.
 
-    python space/app.py [--model FOLDER_OR_NAME] [--people FOLDER] [--port 7860]
+    ivt serve [--model FOLDER_OR_NAME] [--people FOLDER] [--port 7860]
 
-It opens with the embedded checkpoint and a small gallery of the embedded corpus (`space/people/`, a folder per camera:
+It opens with the bundled checkpoint and a small gallery of the drawn corpus (`ivt/people/`, a folder per camera:
 people of the test split, whom the model never saw). A visitor's own crops become a gallery that only their session
 sees and that is deleted with it. Needs the extras `space` and `search`.
 """
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,10 +17,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from processing.pictures import UnreadablePicture, read_picture
+
 from .explanations.attention import explain
 from .explanations.colours import COLOURS
-from .gallery.crops import PathFields
 from .gallery.gallery import Gallery
+from .gallery.path_fields import PathFields
 from .gallery.results import SearchResults
 from .gallery.store import any_of
 from .retrieval.models import DEFAULT_MODEL, load_model
@@ -67,6 +68,13 @@ class Session:
     folder: Path | None = None  # of an uploaded gallery, deleted with the session
     found: list[SearchResults | None] = field(default_factory=lambda: [None, None])
 
+    def results(self, side: int) -> SearchResults:
+        """What the last search of a side found; raises gr.Error if there was none in this gallery."""
+        results = self.found[side]
+        if results is None:
+            raise gr.Error("Search this gallery first.")
+        return results
+
     def close(self) -> None:
         """Delete the pictures that were uploaded."""
         if self.folder is not None:
@@ -99,17 +107,19 @@ def search(session: Session, query: str, other_query: str, cameras: Sequence[str
     where = any_of("camera", cameras) if cameras else None
     sides = []
     for side, text in enumerate((query, other_query)):
-        wanted = bool(text.strip())
-        session.found[side] = gallery.search(text, NUM_RESULTS, where) if wanted else None
-        people = captioned(session.found[side]) if wanted else []
-        sides.append(gr.Gallery(people, label=f"“{text.strip()}”" if wanted else "No second query", visible=wanted))
+        if text.strip():
+            session.found[side] = results = gallery.search(text, NUM_RESULTS, where)
+            sides.append(gr.Gallery(captioned(results), label=f"“{text.strip()}”", visible=True))
+        else:
+            session.found[side] = None
+            sides.append(gr.Gallery([], label="No second query", visible=False))
     cameras_said = f"camera {', '.join(cameras)}" if cameras else "all cameras"
-    return session, *sides, f"{len(session.found[0])} people of {len(gallery)} pictures, {cameras_said}. Choose one."
+    return session, *sides, f"{len(session.results(0))} people of {len(gallery)} pictures, {cameras_said}. Choose one."
 
 
 def chosen_words(session: Session, side: int, event: gr.SelectData) -> tuple[Any, ...]:
     """Offer the words of the query whose result was clicked, and show where its whole sentence looks."""
-    results = session.found[side]
+    results = session.results(side)
     words = list(dict.fromkeys(word.strip(".,;:!?") for word in results.query.split()))
     choice = gr.Radio([WHOLE_SENTENCE, *filter(None, words)], value=WHOLE_SENTENCE, visible=True)
     chosen = (side, event.index)
@@ -120,7 +130,7 @@ def show_map(session: Session, chosen: tuple[int, int] | None, word: str) -> Any
     """Draw where the model looks in the chosen picture for the sentence or a word of it."""
     if chosen is None:
         raise gr.Error("Choose one of the people found first.")
-    results, place = session.found[chosen[0]], chosen[1]
+    results, place = session.results(chosen[0]), chosen[1]
     image = results[place : place + 1].images()[0]
     model, processor = load_model(Gallery(session.uri).model_version)
     asked = None if word == WHOLE_SENTENCE else word
@@ -133,9 +143,8 @@ def problem_of(path: Path) -> str | None:
     if path.stat().st_size > MAX_BYTES:
         return f"is larger than {MAX_BYTES // 1_000_000} MB"
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        read_picture(path)
+    except UnreadablePicture:
         return "is no picture that can be read"
     return None
 
@@ -189,10 +198,21 @@ def build_page(gallery: Gallery) -> gr.Blocks:
         gr.Examples(EXAMPLES, query, label="Examples")
         status = gr.Markdown(elem_id="status")
         with gr.Row():
-            options = {"columns": 5, "allow_preview": False, "object_fit": "contain", "elem_classes": "people"}
             people = [
-                gr.Gallery(label="People found, best first", min_width=300, elem_id="people", **options),
-                gr.Gallery(label="No second query", visible=False, min_width=300, elem_id="other-people", **options),
+                gr.Gallery(
+                    label=label,
+                    visible=visible,
+                    columns=5,
+                    allow_preview=False,
+                    object_fit="contain",
+                    min_width=300,
+                    elem_id=elem_id,
+                    elem_classes="people",
+                )
+                for label, visible, elem_id in (
+                    ("People found, best first", True, "people"),
+                    ("No second query", False, "other-people"),
+                )
             ]
         words = gr.Radio([], label="Where did the model look for …", visible=False, elem_id="words")
         picture = gr.Image(label="Where the model looked", visible=False, interactive=False, elem_id="map")
@@ -225,17 +245,14 @@ def open_gallery(model: str, people: Path, uri: Path) -> Gallery:
     return gallery
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub name; default: the embedded checkpoint")
-    parser.add_argument("--people", type=Path, default=PEOPLE, help="pictures to search, a folder per camera")
-    parser.add_argument("--port", type=int, default=7860)
-    arguments = parser.parse_args(argv)
+def serve(model: str = DEFAULT_MODEL, people: Path = PEOPLE, port: int = 7860) -> None:
+    """Serve the page until the process is ended.
+
+    Args:
+        model: folder or Hub name.
+        people: pictures to search, a folder per camera.
+        port: of the web server.
+    """
     with tempfile.TemporaryDirectory(prefix="ivt-space-") as folder:
-        gallery = open_gallery(arguments.model, arguments.people, Path(folder) / "people.lance")
-        build_page(gallery).launch(server_port=arguments.port, css=CSS, theme=gr.themes.Soft(), quiet=True)
-
-
-if __name__ == "__main__":
-    main()
+        gallery = open_gallery(model, people, Path(folder) / "people.lance")
+        build_page(gallery).launch(server_port=port, css=CSS, theme=gr.themes.Soft(), quiet=True)

@@ -4,6 +4,33 @@ Importing this package makes the `Auto` classes and `pipeline` of transformers k
 `trust_remote_code`. For that it imports the shipped classes of `processing`; no `*_ivt.py` file does.
 """
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import transformers
+from packaging.version import Version
+
+OLDEST_TRANSFORMERS = "5.23"
+
+
+def _check_environment() -> None:
+    """Raise an ImportError for an older transformers, and where `import processing` would find another module."""
+    if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
+        raise ImportError(
+            f"transformers {transformers.__version__} is installed, but modeling_ivt needs {OLDEST_TRANSFORMERS} or "
+            f"newer; run pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
+        )
+    spec = find_spec("processing")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    if not any(Path(folder, "processing_ivt.py").is_file() for folder in folders):
+        raise ImportError(
+            f"`import processing` finds {(spec and spec.origin) or 'nothing'}, but modeling_ivt needs the package of "
+            f"that name in {Path(__file__).parents[1]}; rename the other one, or start Python in another folder"
+        )
+
+
+_check_environment()
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,

@@ -38,6 +38,19 @@ MODALITIES = ("image", "text")
 
 
 @dataclass
+class IVTEncoderOutput(BaseModelOutputWithPooling):
+    """What one modality's encoding returns.
+
+    Attributes:
+        last_hidden_state: (B, S, D) after the last LayerNorm.
+        pooler_output: (B, D), the [CLS] outputs: the embeddings, not normalised.
+        keep_positions: (K,) or (B, K) token positions that were not hidden, 0 = [CLS] first; None if none was hidden.
+    """
+
+    keep_positions: torch.Tensor | None = None
+
+
+@dataclass
 class IVTOutput(ModelOutput):
     """What [`IVTModel`] returns; what belongs to a modality that was not given is None.
 
@@ -56,8 +69,8 @@ class IVTOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
-    image_model_output: BaseModelOutputWithPooling | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
+    image_model_output: IVTEncoderOutput | None = None
+    text_model_output: IVTEncoderOutput | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, model outputs as tuples too."""
@@ -157,7 +170,9 @@ class IVTTextEmbeddings(nn.Module):
     def __init__(self, config: IVTConfig):
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.word_embeddings: nn.Module = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.text_layer_norm_eps)
@@ -270,8 +285,8 @@ def shared(config: IVTConfig, build: Callable[[], nn.Module]) -> nn.Module:
     return build() if config.shared_attention else per_modality(build)
 
 
-def serving(module: nn.Module, modality: str) -> nn.Module:
-    """What serves a modality: its own of the `per_modality` modules, or the one for both."""
+def for_modality(module: nn.Module, modality: str) -> nn.Module:
+    """The modality's own of the `per_modality` modules, or the one that both share."""
     return module[modality] if isinstance(module, nn.ModuleDict) else module
 
 
@@ -299,10 +314,13 @@ class IVTBlock(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """(B, S, D) to the first `num_queries` tokens of the block's output (B, Q, D)."""
-        attention, normed = serving(self.attention, modality), serving(self.layernorm_before, modality)(hidden_states)
+        attention, normed = (
+            for_modality(self.attention, modality),
+            for_modality(self.layernorm_before, modality)(hidden_states),
+        )
         attended, _ = attention(normed, attention_mask, num_queries, **kwargs)
         hidden_states = hidden_states[:, :num_queries] + drop_path(attended, self.drop_path_rate, self.training)
-        branch = serving(self.feed_forward, modality)(serving(self.layernorm_after, modality)(hidden_states))
+        branch = for_modality(self.feed_forward, modality)(for_modality(self.layernorm_after, modality)(hidden_states))
         return hidden_states + drop_path(branch, self.drop_path_rate, self.training)
 
 
@@ -312,7 +330,7 @@ class IVTPreTrainedModel(PreTrainedModel):
     config: IVTConfig
     config_class = IVTConfig
     base_model_prefix = ""
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["IVTBlock", "IVTImageEmbeddings", "IVTTextEmbeddings"]
     _input_embed_layer = "word_embeddings"
@@ -328,7 +346,8 @@ class IVTPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Conv2d):
             init.normal_(module.weight, std=std)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, IVTImageEmbeddings):
             for parameter in (module.cls_token, module.position_embeddings, module.type_embeddings):
                 init.normal_(parameter, std=std)
@@ -405,22 +424,22 @@ class IVTModel(IVTPreTrainedModel):
         self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **entry}
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def _keep_positions(self, tokens: torch.Tensor, bmm_ratio: float | None) -> torch.Tensor | None:
+    def _sample_keep_positions(self, batch_size: int, num_tokens: int, device: torch.device) -> torch.Tensor | None:
         """Positions that stay visible in this training step, None for all: hiding is for training only."""
-        ratio = self.config.bmm_ratio if bmm_ratio is None else bmm_ratio
-        if not self.training or ratio == 0:
+        if not self.training or self.config.bmm_ratio == 0:
             return None
-        batch_size = tokens.shape[0] if self.config.bmm_per_sample else None
-        return sample_keep_positions(tokens.shape[1], ratio, batch_size, tokens.device)
+        drawn_for = batch_size if self.config.bmm_per_sample else None
+        return sample_keep_positions(num_tokens, self.config.bmm_ratio, drawn_for, device)
 
     def _encode(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: Any,  # as `create_bidirectional_mask` makes it
         modality: str,
         cls_only: bool,
+        keep_positions: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> IVTEncoderOutput:
         """Pass (B, S, D) tokens through the blocks and the last LayerNorm."""
         if hidden_states.shape[0] == 0:
             raise ValueError(f"the batch has no {modality}s, expected at least one; leave empty batches out")
@@ -428,41 +447,42 @@ class IVTModel(IVTPreTrainedModel):
         for i, layer in enumerate(self.layers):
             num_queries = 1 if cls_only and i == last else hidden_states.shape[1]
             hidden_states = layer(hidden_states, attention_mask, modality, num_queries, **kwargs)
-        hidden_states = serving(self.layernorm, modality)(hidden_states)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+        hidden_states = for_modality(self.layernorm, modality)(hidden_states)
+        return IVTEncoderOutput(
+            last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0], keep_positions=keep_positions
+        )
 
     @capture_outputs(tie_last_hidden_states=False)
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        bmm_ratio: float | None = None,
         keep_positions: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> IVTEncoderOutput:
         """Embed images.
 
         Args:
             pixel_values: (B, C, height, width), normalised by [`IVTImageProcessor`].
-            bmm_ratio: in training, hide up to this share of the tokens; None takes `config.bmm_ratio`.
-            keep_positions: (K,) or (B, K) token positions to see instead of all, ascending, 0 = [CLS] first.
+            keep_positions: (K,) or (B, K) token positions to see, ascending, 0 = [CLS] first; None: all of them, or in
+                training those that `config.bmm_ratio` leaves.
             interpolate_pos_encoding: accept images of another size, with the position grid resized bilinearly.
             cls_only: compute only [CLS] in the last block: same embedding, less work, `last_hidden_state` (B, 1, D).
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            `pooler_output` (B, D) is the embedding, not normalised; `last_hidden_state` (B, N, D).
+            [`IVTEncoderOutput`]; its `last_hidden_state` is (B, N, D).
 
         Raises:
             ValueError: if the images are of another size than the model's and `interpolate_pos_encoding` is False.
         """
         tokens = self.image_embeddings(pixel_values, interpolate_pos_encoding)
         if keep_positions is None:
-            keep_positions = self._keep_positions(tokens, bmm_ratio)
+            keep_positions = self._sample_keep_positions(*tokens.shape[:2], tokens.device)
         if keep_positions is not None:
             tokens = gather_tokens(tokens, keep_positions)
-        return self._encode(tokens, None, "image", cls_only, **kwargs)
+        return self._encode(tokens, None, "image", cls_only, keep_positions, **kwargs)
 
     @capture_outputs(tie_last_hidden_states=False)
     def get_text_features(
@@ -470,36 +490,35 @@ class IVTModel(IVTPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        bmm_ratio: float | None = None,
         keep_positions: torch.Tensor | None = None,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> IVTEncoderOutput:
         """Embed captions.
 
         Args:
             input_ids: (B, L) WordPiece ids, [CLS] first.
             attention_mask: (B, L), 1 for tokens and 0 for padding; None means no padding.
             token_type_ids: (B, L) BERT token types, all 0 if left out.
-            bmm_ratio: in training, hide up to this share of the tokens; None takes `config.bmm_ratio`.
-            keep_positions: (K,) or (B, K) token positions to see instead of all, ascending, 0 = [CLS] first.
+            keep_positions: (K,) or (B, K) token positions to see, ascending, 0 = [CLS] first; None: all of them, or in
+                training those that `config.bmm_ratio` leaves.
             cls_only: compute only [CLS] in the last block: same embedding, less work, `last_hidden_state` (B, 1, D).
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            `pooler_output` (B, D) is the embedding, not normalised; `last_hidden_state` (B, L, D).
+            [`IVTEncoderOutput`]; its `last_hidden_state` is (B, L, D).
 
         Raises:
             ValueError: if a text is longer than `config.max_position_embeddings`.
         """
-        tokens = self.text_embeddings(input_ids, token_type_ids)
         if keep_positions is None:
-            keep_positions = self._keep_positions(tokens, bmm_ratio)
+            keep_positions = self._sample_keep_positions(*input_ids.shape, input_ids.device)
+        tokens = self.text_embeddings(input_ids, token_type_ids)
         if keep_positions is not None:
             tokens = gather_tokens(tokens, keep_positions)
             attention_mask = None if attention_mask is None else gather_tokens(attention_mask, keep_positions)
         mask = create_bidirectional_mask(self.config, tokens, attention_mask)
-        return self._encode(tokens, mask, "text", cls_only, **kwargs)
+        return self._encode(tokens, mask, "text", cls_only, keep_positions, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -511,7 +530,6 @@ class IVTModel(IVTPreTrainedModel):
         person_ids: torch.Tensor | None = None,
         text_person_ids: torch.Tensor | None = None,
         return_loss: bool = False,
-        bmm_ratio: float | None = None,
         interpolate_pos_encoding: bool = False,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -526,7 +544,6 @@ class IVTModel(IVTPreTrainedModel):
             person_ids: (I,) integers, the person on each image; needed for the loss.
             text_person_ids: (T,) integers, the person each text describes; needed for the loss where T != I.
             return_loss: compute the CMPM loss.
-            bmm_ratio: in training, hide up to this share of the tokens; None takes `config.bmm_ratio`.
             interpolate_pos_encoding: accept images of another size.
             cls_only: compute only [CLS] in the last block.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
@@ -543,7 +560,6 @@ class IVTModel(IVTPreTrainedModel):
         if pixel_values is not None:
             images = self.get_image_features(
                 pixel_values,
-                bmm_ratio=bmm_ratio,
                 interpolate_pos_encoding=interpolate_pos_encoding,
                 cls_only=cls_only,
                 return_dict=True,
@@ -554,7 +570,6 @@ class IVTModel(IVTPreTrainedModel):
                 input_ids,
                 attention_mask,
                 token_type_ids,
-                bmm_ratio=bmm_ratio,
                 cls_only=cls_only,
                 return_dict=True,
                 **kwargs,
@@ -563,7 +578,7 @@ class IVTModel(IVTPreTrainedModel):
             directions = [nn.functional.normalize(output.pooler_output, dim=-1) for output in (images, texts)]
             logits = self.config.logit_scale * directions[0] @ directions[1].T  # (I, T)
         if return_loss:
-            if logits is None or person_ids is None:
+            if images is None or texts is None or person_ids is None:
                 raise ValueError("return_loss=True needs pixel_values, input_ids and person_ids")
             loss = cmpm_loss(images.pooler_output, texts.pooler_output, person_ids, text_person_ids)
         return IVTOutput(
@@ -577,4 +592,4 @@ class IVTModel(IVTPreTrainedModel):
         )
 
 
-__all__ = ["IVTModel", "IVTOutput", "IVTPreTrainedModel"]
+__all__ = ["IVTEncoderOutput", "IVTModel", "IVTOutput", "IVTPreTrainedModel"]

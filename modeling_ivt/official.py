@@ -5,7 +5,7 @@ The files are those of Shu et al., arXiv 2208.08608; their key names are facts, 
 
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class _Placeholder:
 
 
 # numpy.core became numpy._core in numpy 2
-PLACEHOLDERS = [
+PLACEHOLDERS: list[Callable | tuple[Callable, str]] = [
     (_Placeholder, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 ]
 
@@ -240,8 +240,9 @@ def load_official(
             raise ValueError(
                 f"{name} is {fields[name]}, in {path} it is {sizes[name]}; leave it out or set it to that"
             )
+    height, width = image_size
     config = IVTConfig(
-        image_size=tuple(image_size),
+        image_size=(height, width),
         patch_stride=patch_stride,
         num_attention_heads=num_attention_heads,
         **(fields | sizes),

@@ -66,6 +66,8 @@ def unit_gallery(gallery: Any, width: int) -> torch.Tensor:
 class TextToPersonRetrievalPipeline(Pipeline):
     """Rank pictures of people by how well each fits a sentence."""
 
+    model: Any  # an IVTModel
+    processor: Any  # its processor, which `_load_processor` asks for
     _load_processor = True
     _load_image_processor = False
     _load_feature_extractor = False

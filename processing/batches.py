@@ -15,7 +15,6 @@ processes, so a resumed run continues exactly.
 Letters: B pairs, V views, T texts per pair (one per level), H height, W width, L text tokens.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from .caption_augmentation import CaptionAugmentation
 from .image_processing_ivt import IVTImageProcessor
 from .levels import levels_of, swap_sides
+from .pictures import UnreadablePicture, read_picture, reading
 from .processing_ivt import IVTProcessor
 from .tagging import find_tagger
 from .views import TrainingViews, resized_pixels
@@ -39,7 +38,7 @@ LEVELS = ("sentence", "phrase", "word")
 
 
 class AugmentedPairs(TorchDataset):
-    """The (image, caption) pairs of a corpus, augmented; where they lie is the business of the classes below.
+    """The (image, caption) pairs of a corpus, augmented; the classes below read them from memory or from the disk.
 
     An item is asked for as `pairs[epoch, index]`: the epoch travels with the index because worker processes keep the
     copy of the dataset they were started with. The samplers of `samplers.py` give such keys.
@@ -173,12 +172,10 @@ class TrainingPairs(AugmentedPairs):
 
     def _pixels(self, row: int) -> np.ndarray:
         try:
-            return resized_pixels(self._images[row]["image"], self.image_processor)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            raise ValueError(
-                f"image {self.texts['image_id'][row]!r} cannot be read: {error}; load the corpus with "
-                "on_bad_image='skip' to leave such images out"
-            ) from error
+            with reading(f"image {self.texts['image_id'][row]!r}"):
+                return resized_pixels(self._images[row]["image"], self.image_processor)
+        except UnreadablePicture as error:
+            raise ValueError(f"{error}; load the corpus with on_bad_image='skip' to leave such images out") from error
 
     def _decode_all(self) -> np.ndarray:
         size = self.image_processor.size
@@ -218,10 +215,10 @@ class StreamedPairs(AugmentedPairs):
         if self.tagger_name and row.get("levels") is None:
             row["levels"] = levels_of(row["captions"], self.tagger_name)
         try:
-            with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-                return row, number, resized_pixels(image, self.image_processor)
-        except (OSError, SyntaxError, ValueError, TypeError) as error:  # what Pillow raises for broken files
-            raise ValueError(f"image {row['image_id']!r} cannot be read: {error}; write its shard anew") from error
+            image = read_picture(row["image"] and row["image"]["bytes"], f"image {row['image_id']!r}")
+        except UnreadablePicture as error:
+            raise ValueError(f"{error}; write its shard anew") from error
+        return row, number, resized_pixels(image, self.image_processor)
 
 
 class PairCollator:

@@ -1,37 +1,10 @@
-"""Captions that say the same in other words, or less: synonyms, captions without some attributes or phrases.
-
-Nothing here makes a true caption untrue, but for a rare word of two meanings. The lists are our own.
-"""
+"""Captions that say less: without some attributes or phrases. What is left of a true caption is true."""
 
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
-SYNONYMS = (
-    ("woman", "lady"),
-    ("man", "guy", "gentleman"),
-    ("person", "pedestrian", "individual"),
-    ("pants", "trousers", "slacks"),
-    ("jeans", "denim pants", "denim jeans"),
-    ("leggings", "tights"),
-    ("t-shirt", "tee shirt", "tee"),
-    ("sweater", "pullover", "jumper"),
-    ("hoodie", "hooded sweatshirt"),
-    ("sneakers", "trainers", "running shoes", "tennis shoes"),
-    ("heels", "high heels"),
-    ("backpack", "rucksack", "knapsack"),
-    ("handbag", "purse"),
-    ("phone", "cell phone", "mobile phone"),
-    ("glasses", "eyeglasses", "spectacles"),
-    ("plaid", "checkered", "checked"),
-    ("gray", "grey"),
-    ("purple", "violet"),
-    ("blond", "blonde"),
-    ("slim", "slender"),
-    ("picture", "photo", "image"),
-)
-OTHERS = {word: [other for other in group if other != word] for group in SYNONYMS for word in group}
 ADJECTIVES = (
     "black white gray grey blue red green yellow orange pink purple violet brown beige tan khaki navy blond "
     "blonde reddish auburn ginger dark light bright pale golden silver teal maroon turquoise olive burgundy cream "
@@ -50,10 +23,6 @@ ATTRIBUTE = re.compile(
     rf"(?<![\w-])(?:{_ATTRIBUTES}) (?!(?:and|or|with|in|on|of|at|to|for|from|sleeved?)\b)(?=\w)", re.IGNORECASE
 )
 JOINED = re.compile(rf"(?<![\w-])(?:{_ATTRIBUTES}) (?:and|or) $", re.IGNORECASE)  # before the "white"
-SYNONYM = re.compile(  # longest first: "cell phone" before "phone"
-    rf"(?<![\w-])({'|'.join(map(re.escape, sorted(OTHERS, key=len, reverse=True)))})(?![\w-])",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -61,12 +30,10 @@ class CaptionAugmentation:
     """Change captions at random; every rate is a probability, 0 changes nothing.
 
     Attributes:
-        swap_synonyms: that a word which has synonyms is replaced by one of them.
         drop_attributes: that an adjective before its noun is left out.
         drop_phrases: that a piece between full stops and commas is left out; one always stays.
     """
 
-    swap_synonyms: float = 0.0
     drop_attributes: float = 0.0
     drop_phrases: float = 0.0
 
@@ -74,9 +41,6 @@ class CaptionAugmentation:
         """Change one text of any level; `rng` is the only source of randomness."""
         changed = self._without_phrases(text, rng)
         changed = ATTRIBUTE.sub(lambda match: self._maybe_dropped(match, rng), changed)
-        changed = SYNONYM.sub(
-            lambda match: _synonym(match[0], rng) if rng.random() < self.swap_synonyms else match[0], changed
-        )
         return text if changed == text else _fit_articles(changed)
 
     def _maybe_dropped(self, attribute: re.Match[str], rng: np.random.Generator) -> str:
@@ -89,11 +53,6 @@ class CaptionAugmentation:
         if len(kept) == len(phrases):
             return text
         return "".join(kept or [phrases[rng.integers(len(phrases))]]).strip(" ,")
-
-
-def _synonym(word: str, rng: np.random.Generator) -> str:
-    other = str(rng.choice(OTHERS[word.lower()]))
-    return other.capitalize() if word[0].isupper() else other
 
 
 def _fit_articles(text: str) -> str:

@@ -69,7 +69,7 @@ class IVTImageProcessor(PilBackend):
     image_mean = [0.5, 0.5, 0.5]
     image_std = [0.5, 0.5, 0.5]
 
-    def fetch_images(self, image_url_or_urls: ImageInput) -> Any:
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open paths and URLs, keeping lists as they are nested."""
         if isinstance(image_url_or_urls, str | os.PathLike) and os.path.isfile(image_url_or_urls):
             with Image.open(image_url_or_urls) as image:  # transformers' own way would drop transparency and 16 bits

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessorMixin, TextKwargs
 
 # Most tokens of a text where the tokenizer names no limit of its model. The corpora's captions have 15-60 words.
 DEFAULT_MAX_LENGTH = 128
@@ -39,9 +39,9 @@ class IVTProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @property
-    def text_kwargs(self) -> dict[str, Any]:
+    def text_kwargs(self) -> TextKwargs:
         """The tokenizer's options unless a call says otherwise."""
-        options = {"padding": True, "truncation": True, "return_token_type_ids": False}
+        options: TextKwargs = {"padding": True, "truncation": True, "return_token_type_ids": False}
         if self.tokenizer.model_max_length > 1_000_000:  # 1e30 stands for "no limit known"
             options["max_length"] = DEFAULT_MAX_LENGTH
         return options

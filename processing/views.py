@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from .image_processing_ivt import IVTImageProcessor, to_rgb
-from .rand_augment import rand_augment
 
 
 def resized_pixels(image: Image.Image, image_processor: IVTImageProcessor) -> np.ndarray:
@@ -26,7 +25,7 @@ def resized_pixels(image: Image.Image, image_processor: IVTImageProcessor) -> np
     Returns:
         uint8 pixels, contiguous (3, H, W).
     """
-    size = (image_processor.size.width, image_processor.size.height)  # Pillow's order
+    size = (image_processor.size["width"], image_processor.size["height"])  # Pillow's order
     resized = to_rgb(image).resize(size, image_processor.resample)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
@@ -43,20 +42,15 @@ class TrainingViews:
         flip: probability of a left-right flip. Captions that name a side ("in her left hand") then no longer fit;
             the paper flips all the same, `TrainingPairs(flip_words=True)` swaps the sides in the texts.
         erase: probability of erasing a rectangle.
-        rand_augment: operations of RandAugment per view, 0 for none as in the paper.
-        rand_augment_magnitude: how strong they are, in [0, 1].
         erase_area: least and greatest share of the picture that is erased.
         erase_aspect: least and greatest height / width of the rectangle.
-        erase_fill: value per channel of pixels that are erased, or moved in from outside by RandAugment; mid grey is
-            zero after normalisation.
+        erase_fill: value per channel of erased pixels; mid grey is zero after normalisation.
     """
 
     num_views: int = 3
     padding: int = 10
     flip: float = 0.5
     erase: float = 0.5
-    rand_augment: int = 0
-    rand_augment_magnitude: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 3.3)
     erase_fill: tuple[int, int, int] = (127, 127, 127)
@@ -82,8 +76,6 @@ class TrainingViews:
             crop = padded[:, top : top + height, left : left + width]
             flips = rng.random() < self.flip if mirrored is None else mirrored
             view[:] = crop[:, :, ::-1] if flips else crop
-            if self.rand_augment:
-                view[:] = rand_augment(view, self.rand_augment, self.rand_augment_magnitude, self.erase_fill, rng)
             if rng.random() < self.erase:
                 rows, columns = self._rectangle(height, width, rng)
                 view[:, rows, columns] = np.array(self.erase_fill, np.uint8)[:, None, None]

@@ -6,9 +6,10 @@ wheel installed.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from gallery_parts import draw, save_checkpoint
 from hub_stand_in import HubStandIn
 from safetensors.torch import load_file
 from transformers import BertTokenizer
+from typer.testing import CliRunner, Result
 
+from ivt.cli import app
 from modeling_ivt import IVTConfig, IVTModel
+from processing import batches, levels
 
 REPO = Path(__file__).parents[1]
 GOLDEN = REPO / "tests" / "golden" / "official_ivt_tiny"
@@ -37,7 +41,21 @@ def seed() -> None:
 @pytest.fixture(autouse=True)
 def small_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nouns and adjectives do not depend on what NLTK finds on this machine or on the network."""
-    monkeypatch.setattr("processing.levels.find_tagger", lambda: "small")
+    for module in (levels, batches):
+        monkeypatch.setattr(module, "find_tagger", lambda: "small")
+
+
+@pytest.fixture
+def ivt() -> Callable[..., Result]:
+    """Run a command in this process; what `main` makes one line of comes out as an exception."""
+
+    def run(*arguments: object, input: str | None = None) -> Result:
+        result = CliRunner().invoke(app, [*map(str, arguments)], input=input)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
 
 
 @pytest.fixture
@@ -90,11 +108,11 @@ def golden_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_sizes() -> list[str]:
-    """What `ivt.hub.convert` has to be told about the golden checkpoint."""
+    """What `ivt convert` has to be told about the golden checkpoint."""
     sizes = json.loads((GOLDEN / "geometry.json").read_text())
     height, width = map(str, sizes["image_size"])
     heads = str(sizes["num_attention_heads"])
-    return ["--image_size", height, width, "--patch_stride", str(sizes["stride"]), "--num_attention_heads", heads]
+    return ["--image-size", height, width, "--patch-stride", str(sizes["stride"]), "--num-attention-heads", heads]
 
 
 @pytest.fixture(scope="session")
@@ -111,11 +129,15 @@ def golden_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run Python in a process that has an empty Hugging Face home and nothing on its path but what it is told.
 
-    Without a `hub` it has no network.
+    Without a `hub` it has no network. `python` is the interpreter, by default the one that runs the tests.
     """
 
     def run(
-        *arguments: object, cwd: Path, python_path: Path | None = None, hub: HubStandIn | None = None
+        *arguments: object,
+        cwd: Path,
+        python_path: Path | None = None,
+        hub: HubStandIn | None = None,
+        python: Path | str = sys.executable,
     ) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE")}
         environment |= {"HF_HOME": str(tmp_path_factory.mktemp("hf_home")), "OMP_NUM_THREADS": "1"}
@@ -123,7 +145,7 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpro
             environment["PYTHONPATH"] = str(python_path)
         if hub:
             environment |= hub.environment
-        command = [sys.executable, *map(str, arguments)]
+        command = [str(python), *map(str, arguments)]
         done = subprocess.run(
             command,
             cwd=cwd,
@@ -149,7 +171,7 @@ def converted(
 ) -> tuple[Path, str]:
     """The golden checkpoint converted by the command line, with a tokenizer: (folder, what was printed)."""
     folder = tmp_path_factory.mktemp("converted") / "model"
-    command = ["-m", "ivt.hub.convert", golden_checkpoint, folder, *golden_sizes]
+    command = ["-m", "ivt", "convert", folder, "--init", f"official={golden_checkpoint}", *golden_sizes]
     done = run_python(*command, "--tokenizer", golden_tokenizer, cwd=REPO)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -170,7 +192,7 @@ def published(
     What is on the main branch afterwards is unusable, so whatever does not keep to the revision fails.
     """
     name, revision = "tester/ivt-golden", "v7"
-    command = ["-m", "ivt.hub.publish", converted[0], name, "--license", "mit", "--tag", revision]
+    command = ["-m", "ivt", "publish", converted[0], name, "--license", "mit", "--tag", revision]
     done = run_python(*command, cwd=REPO, hub=hub)
     assert done.returncode == 0, done.stderr
     hub.repositories["models", name].commit("main", {"config.json": b"{}", "modeling_ivt.py": b"raise SystemExit"})
@@ -179,16 +201,29 @@ def published(
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of this project installed in it, and nothing else."""
-    source, wheels, folder = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "installed"))
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "tests", "runs", "docs", "build", "*.egg-info")
-    shutil.copytree(REPO, source, ignore=left_out, dirs_exist_ok=True)
+    """A virtual environment with the wheel of this project, and the libraries of the Python that runs the tests."""
+    folder, wheels = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("wheels")
+    venv.create(folder)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]
+    offline = ["--no-index", "--no-deps"]
+    build = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(wheels), str(REPO)]
     subprocess.run(build, check=True, timeout=120)
-    wheel = next(wheels.glob("*.whl"))
-    subprocess.run([*pip, "install", "--no-index", "--no-deps", "--target", str(folder), str(wheel)], check=True)
+    (wheel,) = wheels.iterdir()
+    subprocess.run(
+        [*pip, "--python", str(folder / "bin/python"), "install", "--ignore-installed", *offline, str(wheel)],
+        check=True,
+    )
+    # Only a folder on the path: its own .pth files, such as that of an editable install of this repository, are not
+    # read. It comes last, and pip has installed before, which would else find the project installed there.
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def installed_packages(installed: Path) -> Path:
+    """The folder in which that environment has its packages."""
+    return Path(sysconfig.get_path("purelib", vars={"base": str(installed)}))
 
 
 @pytest.fixture(scope="session")
@@ -210,6 +245,7 @@ def without_package(
 def with_package(
     published: tuple[str, str],
     installed: Path,
+    installed_packages: Path,
     hub: HubStandIn,
     run_python: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -217,8 +253,8 @@ def with_package(
     """What `user_with_package.py` left, run on the published golden checkpoint, and the folder it was started in."""
     output_dir, elsewhere = tmp_path_factory.mktemp("with_package"), tmp_path_factory.mktemp("elsewhere")
     script = REPO / "tests" / "modeling_ivt" / "user_with_package.py"
-    arguments = (script, *published, REPO, installed, output_dir)
-    done = run_python(*arguments, cwd=elsewhere, python_path=installed, hub=hub)
+    arguments = (script, *published, installed_packages, output_dir)
+    done = run_python(*arguments, cwd=elsewhere, hub=hub, python=installed / "bin/python")
     assert done.returncode == 0, done.stderr
     return output_dir, elsewhere
 

@@ -2,216 +2,61 @@
 
 import json
 import re
-import shutil
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from gallery_parts import draw
-from PIL import Image
-from typer.testing import CliRunner, Result
+import typer.main
+from typer.testing import Result
 
-from ivt import cli
+from ivt import choices, cli
 from ivt.cli import app
-from ivt.gallery.calibration import FEATURES, Calibration, PresenceCurve
-from ivt.retrieval.models import find_version
+from ivt.corpora.official import LAYOUTS
+from ivt.corpora.shard import EXTENSIONS
+from ivt.explanations.attention import UNITS
+from ivt.hub.export import WRITERS
+from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
+from ivt.training.arguments import parse_arguments
 
-COMMANDS = [["index"], ["search"], *(["gallery", name] for name in ("info", "remove", "verify", "optimize"))]
-COMMANDS += [["corpus", "check"]]
+ROOT = Path(__file__).parents[1]
+RECIPES = [path.stem for path in choices.RECIPES.glob("*.yaml")]
+Run = Callable[..., CompletedProcess[str]]
+
+
+def commands_below(group: Any, *names: str) -> dict[str, Any]:
+    """Every command below a group, by the words that call it."""
+    found = {}
+    for name, command in group.commands.items():
+        below = commands_below(command, *names, name) if hasattr(command, "commands") else None
+        found |= below or {" ".join([*names, name]): command}
+    return found
+
+
+COMMANDS = commands_below(typer.main.get_command(app))
+
+
+def help_of(name: str) -> str:
+    """The help of a command; that of `train` without the list of fields."""
+    return COMMANDS[name].make_context(name, [], resilient_parsing=True).get_help()
+
+
+def examples_of(name: str) -> list[list[str]]:
+    """The arguments of the command lines in the help of a command, split as a shell does."""
+    lines = re.search(r"^  Examples?:\n((?:    .*\n?)+)", help_of(name), re.MULTILINE)[1]
+    found = [shlex.split(line) for line in lines.replace("\\\n", "").splitlines()]
+    words = ["ivt", *name.split()]
+    assert all(example[: len(words)] == words for example in found)
+    return [example[len(words) :] for example in found]
 
 
 @pytest.fixture
-def ivt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command in the folder above `crops`; errors come out as exceptions, as in `main`."""
+def ivt(ivt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The same, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Result:
-        result = CliRunner().invoke(app, arguments)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
-
-
-@pytest.fixture
-def indexed(ivt: Any, make_crops: Any, checkpoint: str) -> Any:
-    """The same, with a gallery of three pictures."""
-    make_crops("north/1_20240501-120000.png", "north/2_20240501-130000.png", "south/3_20240501-140000.png")
-    paths = ["--camera-from-path", r"^(\w+)/", "--time-from-path", r"_(\d{8}-\d{6})", "--time-format", "%Y%m%d-%H%M%S"]
-    result = ivt("index", "crops", "--gallery", "people.lance", "--model", checkpoint, *paths, "--json")
-    assert result.exit_code == 0, result.output
-    report = {"added": 3, "changed": 0, "unchanged": 0, "removed": 0, "bad": {}, "pictures": 3}
-    assert json.loads(result.stdout) == report
     return ivt
-
-
-def test_search_prints_names_and_scores_and_draws_the_sheet(indexed: Any) -> None:
-    result = indexed("search", "a woman in red", "--gallery", "people.lance", "-k", "2", "--save", "sheet.png")
-    assert result.exit_code == 0
-    line = r" +{}\. +-?\d\.\d{{3}}  \S+\.png\n"
-    assert re.fullmatch("2 results for 'a woman in red'\n" + line.format(1) + line.format(2), result.stdout)
-    with Image.open("sheet.png") as sheet:
-        assert sheet.width > 200
-
-
-def test_search_gives_json_with_camera_and_time(indexed: Any) -> None:
-    condition = "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'"
-    result = indexed("search", "a man", "--gallery", "people.lance", "--where", condition, "--json")
-    (found,) = json.loads(result.stdout)["results"]
-    assert (found["image_id"], found["camera"]) == ("north/2_20240501-130000.png", "north")
-    assert found["time"] == "2024-05-01T13:00:00+00:00"
-
-
-def test_clauses_of_the_options_join_those_of_the_query(indexed: Any) -> None:
-    draw(9).save("look.png")
-    options = [
-        "--not",
-        "bag^0.5",
-        "--not",
-        '"blue AND red"',
-        "--image",
-        "look.png",
-        "--image",
-        "look.png",
-        "--weight",
-        "2",
-    ]
-    result = indexed("search", "coat AND red^3", *options, "--gallery", "people.lance", "--json")
-    assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    expected = 'coat AND red^3 AND image:look.png^2 AND image:look.png NOT bag^0.5 NOT "blue AND red"'
-    assert (found["query"], found["presence"], found["no_match"]) == (expected, None, False)
-    labels = ["coat", "red", "image:look.png", "image:look.png (2)", "NOT bag", "NOT blue AND red"]
-    assert list(found["results"][0]["clause_scores"]) == labels
-    assert [len(result["others"]) for result in found["results"]] == [0, 0, 0]
-    typed = indexed("search", expected, "--gallery", "people.lance", "--json")
-    assert json.loads(typed.stdout) == found
-
-
-def test_a_picture_alone_is_a_query(indexed: Any) -> None:
-    picture = "crops/south/3_20240501-140000.png"
-    result = indexed("search", "--image", picture, "-k", "1", "--gallery", "people.lance", "--json")
-    (found,) = json.loads(result.stdout)["results"]
-    assert found["image_id"] == "south/3_20240501-140000.png" and found["score"] == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "say what to look for"),
-        (["coat", "--weight", "2"], "each --weight belongs to an --image"),
-        (["coat", "--not", "a AND b"], "repeat --not"),
-        (["coat", "--refine", "--json"], "mark results by --right and --wrong"),
-    ],
-)
-def test_options_of_search_that_do_not_fit_are_wrong_usage(indexed: Any, arguments: list[str], message: str) -> None:
-    result = indexed("search", *arguments, "--gallery", "people.lance")
-    assert result.exit_code == 2 and message in " ".join(result.output.split())
-
-
-def test_marks_of_the_options_are_left_out(indexed: Any) -> None:
-    marks = ["--right", "north/1_20240501-120000.png", "--wrong", "south/3_20240501-140000.png"]
-    result = indexed("search", "a man", *marks, "--gallery", "people.lance", "--json")
-    assert [found["image_id"] for found in json.loads(result.stdout)["results"]] == ["north/2_20240501-130000.png"]
-
-
-@pytest.mark.parametrize("end", ["\n\n", ""])
-def test_refine_asks_until_nothing_more_is_marked(indexed: Any, end: str) -> None:
-    first = indexed("search", "a man", "--gallery", "people.lance", "--json")
-    names = [found["image_id"] for found in json.loads(first.stdout)["results"]]
-    typed = "7\none\n1\n1\n2,\n" + end  # mistakes among marks, then nothing more or the end of the input
-    result = CliRunner().invoke(app, ["search", "a man", "--gallery", "people.lance", "--refine"], input=typed)
-    assert result.exit_code == 0
-    rounds = result.stdout.split("results for 'a man'")
-    assert [names[2] in text for text in rounds] == [False, True, True]
-    assert not any(name in rounds[2].split("marked right")[0] for name in names[:2])
-    assert rounds[2].endswith(f"marked right: {names[0]}\n")
-    assert result.stderr.count("expected some of 1, 2, 3,") == 2 and result.stderr.count("expected some of 2, 3,") == 1
-    assert result.stderr.count("Enter: none") == 7
-
-
-def test_no_match_exits_with_1(ivt: Any, make_crops: Any, checkpoint: str, tmp_path: Path) -> None:
-    folder = shutil.copytree(checkpoint, tmp_path / "model")
-    never = PresenceCurve((0.0,) * len(FEATURES), -3.0, 0.5, (10, 20), 100)
-    Calibration("tiny", find_version(str(folder)).revision, "synthetic", {"text": never}).save(folder)
-    make_crops("a.png", "b.png")
-    assert ivt("index", "crops", "--gallery", "people.lance", "--model", str(folder)).exit_code == 0
-    result = ivt("search", "a man", "--gallery", "people.lance", "--save", "sheet.png")
-    assert result.exit_code == 1 and Path("sheet.png").exists()
-    assert "no match: the person is in the gallery with a probability of 5 %" in result.stdout
-    found = json.loads(ivt("search", "a man", "--gallery", "people.lance", "--json").stdout)
-    assert found["no_match"] and found["presence"] == pytest.approx(0.0474, abs=1e-4) and len(found["results"]) == 2
-
-
-def test_search_that_finds_nothing_exits_with_1(indexed: Any) -> None:
-    for form in ([], ["--json"]):
-        result = indexed("search", "a man", "--gallery", "people.lance", "--where", "false", "--save", "s.png", *form)
-        assert result.exit_code == 1
-    assert json.loads(result.stdout)["results"] == [] and not Path("s.png").exists()
-
-
-def test_unreadable_pictures_exit_with_1_and_are_named(indexed: Any) -> None:
-    Path("crops/north/broken.jpg").write_bytes(b"")
-    result = indexed("index", "crops", "--gallery", "people.lance")
-    assert result.exit_code == 1 and "3 unchanged" in result.stdout and "1 unreadable" in result.stdout
-    result = indexed("index", "crops", "--gallery", "people.lance", "--json")
-    assert list(json.loads(result.stdout)["bad"]) == ["north/broken.jpg"]
-    with pytest.raises(ValueError, match="north/broken.jpg cannot be read"):
-        indexed("index", "crops", "--gallery", "people.lance", "--on-bad-image", "error")
-
-
-def test_sync_removes_what_is_gone(indexed: Any) -> None:
-    Path("crops/south/3_20240501-140000.png").unlink()
-    assert "1 removed" in indexed("index", "crops", "--gallery", "people.lance", "--sync").stdout
-
-
-def test_progress_shows_rate_and_time_left(indexed: Any) -> None:
-    result = indexed("index", "crops", "--gallery", "people.lance")
-    assert re.search(r"Indexing: 100%.* 3/3 \[00:\d\d<00:00, .*image/s\]", result.stderr)
-    assert "Indexing" not in result.stdout
-
-
-def test_gallery_of_another_model_is_refused_and_converted_if_asked(indexed: Any, other_checkpoint: str) -> None:
-    arguments = ("index", "--gallery", "people.lance", "--model", other_checkpoint)
-    with pytest.raises(ValueError, match="ivt index --reembed"):
-        indexed(*arguments, "crops")
-    result = indexed(*arguments, "--reembed", "--json")
-    assert result.exit_code == 0 and json.loads(result.stdout) == {"pictures": 3}
-    assert "3 unchanged" in indexed(*arguments, "crops").stdout
-    missing = indexed("index", "--gallery", "people.lance")
-    assert missing.exit_code == 2 and "FOLDER is missing" in missing.stderr
-
-
-def test_info_verify_remove_and_optimize(indexed: Any) -> None:
-    info = indexed("gallery", "info", "--gallery", "people.lance")
-    assert re.search(r"^pictures +3$", info.stdout, re.MULTILINE)
-    assert re.search(r"^camera north +2$", info.stdout, re.MULTILINE)
-    assert (
-        json.loads(indexed("gallery", "info", "--gallery", "people.lance", "--json").stdout)["cameras"]["south"] == 1
-    )
-    assert "0 problems" in indexed("gallery", "verify", "--gallery", "people.lance").stdout
-
-    Path("crops/south/3_20240501-140000.png").unlink()
-    verify = indexed("gallery", "verify", "--gallery", "people.lance")
-    assert verify.exit_code == 1 and "picture is missing: south/3_20240501-140000.png" in verify.stdout
-    assert indexed("gallery", "verify", "--gallery", "people.lance", "--quick").exit_code == 0
-    problems = json.loads(indexed("gallery", "verify", "--gallery", "people.lance", "--json").stdout)["problems"]
-    assert problems == {"picture is missing": ["south/3_20240501-140000.png"]}
-
-    assert (
-        "removed 1 pictures, 2 are left"
-        in indexed("gallery", "remove", "--gallery", "people.lance", "--missing").stdout
-    )
-    assert indexed("gallery", "remove", "--gallery", "people.lance", "--missing").exit_code == 1
-    names = ("--image-id", "north/1_20240501-120000.png", "--image-id", "none")
-    assert indexed("gallery", "remove", "--gallery", "people.lance", *names).exit_code == 0
-    left = json.loads(indexed("gallery", "remove", "--gallery", "people.lance", "--where", "true", "--json").stdout)
-    assert left == {"removed": 1, "pictures": 0}
-    for arguments in ([], ["--missing", "--where", "true"]):
-        assert indexed("gallery", "remove", "--gallery", "people.lance", *arguments).exit_code == 2
-    assert "0 pictures, index -" in indexed("gallery", "optimize", "--gallery", "people.lance").stdout
-    assert json.loads(indexed("gallery", "optimize", "--gallery", "people.lance", "--json").stdout)["pictures"] == 0
 
 
 def test_corpus_check_counts(ivt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +68,94 @@ def test_corpus_check_counts(ivt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ivt("corpus", "check", "synthetic").exit_code == 1
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_examples_json_and_exit_codes_in_its_help(ivt: Any, command: list[str]) -> None:
-    shown = ivt(*command, "--help").stdout
-    assert re.search(rf"^  Examples?:\n    ivt {' '.join(command)} ", shown, re.MULTILINE)
-    assert "--json" in shown and "Exit codes: 0 done; 1 nothing found" in shown
+def test_the_commands_are_these() -> None:
+    assert COMMANDS.keys() == {
+        *("train", "evaluate", "index", "search", "explain", "convert", "export", "publish", "calibrate", "serve"),
+        *("models", "gallery info", "gallery remove", "gallery verify", "gallery optimize"),
+        *("corpus check", "corpus push", "corpus shard"),
+    }
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_unknown_options_exit_with_2(ivt: Any, command: list[str]) -> None:
-    assert ivt(*command, "--colour", "red").exit_code == 2
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_examples_json_and_exit_codes_in_its_help(name: str) -> None:
+    shown = help_of(name)
+    assert examples_of(name) and "Exit codes: 0 done; 1 nothing found" in shown
+    assert ("--json" in shown) == (name not in ("train", "serve"))  # what they make is no line of text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_of_the_help_are_command_lines_that_parse(name: str, tmp_path: Path) -> None:
+    (tmp_path / "my_recipe.yaml").write_text("seed: 3\n")
+    for example in examples_of(name):
+        if name == "train":
+            parse_arguments([part.replace("my_recipe", f"{tmp_path}/my_recipe") for part in example])
+        else:
+            assert COMMANDS[name].make_context(name, example).args == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(name: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*name.split(), "--colour", "red"])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.out == "" and re.fullmatch("error: .*\n", printed.err)
+
+
+def test_train_has_examples_and_every_field_in_its_help(ivt: Callable[..., Result]) -> None:
+    shown = ivt("train", "--help").stdout
+    assert "ivt train --config demo --output_dir runs/demo" in shown and "--learning_rate" in shown
+    assert "--model.hidden_size" in shown and shown.count("Usage") + shown.lower().count("usage:") == 2
+
+
+def test_train_is_the_script_with_the_fields_that_are_given(
+    ivt: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr("train_hf.train", lambda *arguments: started.append(arguments))
+    ivt(
+        "train", "--config", "demo", "--output_dir", "run", "--levels", "sentence", "word", "--model.hidden_size", "48"
+    )
+    ((paths, recipe, fields),) = started
+    assert (paths.output_dir, recipe.levels, recipe.corpus, fields["hidden_size"]) == (
+        *("run", ["sentence", "word"]),
+        *("synthetic", 48),
+    )
+
+
+@pytest.mark.parametrize(
+    "launch", [["-m", "train_hf"], ["-m", "accelerate.commands.launch", "--cpu", "--quiet", "-m", "train_hf"]]
+)
+def test_errors_of_an_installed_training_are_one_line(
+    launch: list[str], installed_packages: Path, run_python: Run, tmp_path: Path
+) -> None:
+    done = run_python(*launch, "--config", "cuhk", cwd=tmp_path, python_path=installed_packages)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: there is no recipe cuhk; pass a yaml file or one of " + ", ".join(sorted(RECIPES))]
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if len(launch) == 2 else 1)  # all that accelerate knows
+
+
+def test_version_is_that_of_the_package(ivt: Callable[..., Result]) -> None:
+    assert re.fullmatch(r"ivt \d+\.\d+\.\d+\S*\n", ivt("--version").stdout)
+
+
+@pytest.mark.parametrize("group", [[], ["gallery"], ["corpus"]])
+def test_without_a_command_the_help_is_shown(ivt: Callable[..., Result], group: list[str]) -> None:
+    done = ivt(*group)
+    assert done.exit_code == 2 and done.stdout == ivt(*group, "--help").stdout.rstrip() + "\n"
+
+
+def test_options_may_be_written_as_the_fields_of_a_training(ivt: Callable[..., Result]) -> None:
+    done = ivt("corpus", "shard", "synthetic", "out", "--rows_per_shard", "0")
+    assert done.exit_code == 2 and "Invalid value for '--rows-per-shard'" in done.stderr
+
+
+def test_names_in_the_help_are_those_of_the_rooms() -> None:
+    assert choices.CORPORA == (*LAYOUTS, "synthetic", "shards")
+    assert choices.METHODS == tuple(UNITS) and choices.DEFAULT_METHOD in UNITS
+    assert choices.EXPORT_FORMATS == tuple(WRITERS)
+    assert " or ".join(EXTENSIONS) in help_of("corpus shard")
+    assert " or ".join(AVERAGE_PRECISIONS) in help_of("evaluate")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +168,25 @@ def test_unknown_options_exit_with_2(ivt: Any, command: list[str]) -> None:
         ),
         (["index", "none", "--gallery", "new.lance"], "none' is no folder, expected one that holds images"),
         (["index", ".", "--gallery", "new.lance", "--model", "./none"], "error: there is no folder ./none"),
+        (["index", ".", "--gallery", "new.lance", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["explain", "none.jpg", "a man"], "none.jpg"),
+        *((["gallery", name, "--gallery", "none.lance"], "none.lance") for name in ("info", "verify", "optimize")),
+        (["gallery", "remove", "--gallery", "none.lance", "--missing"], "none.lance"),
         (["corpus", "check", "cuhk"], "did you mean 'cuhk-pedes'"),
+        (["corpus", "push", "rstpreid", "org/name"], "pass --i-have-the-right"),
+        (["corpus", "shard", "rstpreid", "out"], "is read from its official folder"),
+        (["train", "--config", "cuhk"], "there is no recipe cuhk; pass a yaml file or one of cuhk_pedes, demo, "),
+        (["train", "--learning_rat", "1"], "the nearest is 'learning_rate'"),
+        (["evaluate", "./none", "--corpus", "rstpreid"], "is read from its official folder"),
+        (["convert", "out"], "say what to convert: --init official=FILE"),
+        (
+            ["convert", "out", "--init", "official=none.pth"],
+            "pass --image-size, --patch-stride, --num-attention-heads",
+        ),
+        (["export", "./none", "--format", "tflite"], "format is 'tflite', expected one of onnx, openvino"),
+        (["publish", "./none", "org/name"], "there is no folder ./none"),
+        (["publish"], "pass either CHECKPOINT ORG/NAME"),
+        (["calibrate", "./none"], "./none is no folder"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(
@@ -258,3 +199,41 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(
     printed = capsys.readouterr()
     assert exit_.value.code == 2 and message in printed.err and printed.err.count("\n") == 1 and printed.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_models_are_those_of_the_package_as_they_were_measured(ivt: Callable[..., Result]) -> None:
+    (model,) = json.loads(ivt("models", "--json").stdout)
+    assert model["folder"] == choices.DEFAULT_MODEL and model["name"] == Path(choices.DEFAULT_MODEL).name
+    measured = json.loads((ROOT / "benchmarks" / "bundled_test.json").read_text())
+    assert {name: model["results"][name] for name in ("corpus", "split")} == {"corpus": "synthetic", "split": "test"}
+    for name in ("R@1", "R@5", "R@10", "mAP"):
+        assert model["results"][name] == pytest.approx(measured["text_to_image"][name])
+    assert (model["image_size"], model["max_text_tokens"], model["embedding_width"]) == ([192, 64], 96, 128)
+    shown = ivt("models").stdout
+    assert "1.2 M parameters" in shown and "192 x 64 pixels (height x width)" in shown and "R@1 85.6" in shown
+    assert "does not work on photographs" in shown
+
+
+LIGHT = """
+import sys
+from contextlib import suppress
+import ivt
+from ivt.cli import main
+
+lines = {lines}
+for line in lines:
+    with suppress(SystemExit):
+        main(line)
+print(*sorted(sys.modules), file=sys.stderr)
+"""
+
+
+def test_import_and_help_load_no_library(run_python: Run, tmp_path: Path) -> None:
+    lines = [["--help"], ["--version"], ["models"], [], ["gallery", "remove", "--gallery", "people.lance"]]
+    lines += [[*name.split(), "--help"] for name in COMMANDS if name != "train"]  # whose help has every field
+    done = run_python("-c", LIGHT.format(lines=lines), cwd=tmp_path, python_path=ROOT)
+    assert done.stdout.count("Usage: ivt") == len(lines) - 3, done.stderr
+    loaded = set(done.stderr.split())
+    heavy = ("torch", "transformers", "datasets", "accelerate", "daft", "lancedb", "lance", "pyarrow", "matplotlib")
+    assert loaded.isdisjoint((*heavy, "numpy", "pandas", "PIL", "nltk", "gradio", "huggingface_hub", "evaluate"))
+    assert len(loaded) < 0.3 * 1400  # what `from transformers import AutoModel` loads

@@ -1,5 +1,8 @@
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +14,13 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer
 from transformers.feature_extraction_utils import BatchFeature
+from typer.testing import Result
 
-import evaluate_hf
 from ivt.corpora import FEATURES
 from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
+from ivt.retrieval.models import find_version
+from ivt.retrieval.report import DIRECTIONS
 from modeling_ivt import IVTModel
 from processing import IVTImageProcessor, IVTProcessor
 
@@ -142,28 +147,49 @@ def test_reference_protocol_is_that_of_the_authors(
     sentences = ["a man in red.", "red " * 15, "green", "in blue", "a blue man", "gray.", "man", "a"]
     rows, remaining = [], iter(sentences)
     for number, (colour, count) in enumerate(zip(COLOURS, captions_per_image, strict=True)):
-        rows.append((colour, (7, 9, 7, 5)[number], [next(remaining) for _ in range(count)]))
-    processor.tokenizer.model_max_length = 8  # captions are as long as the model holds, 16 tokens
+        rows.append((colour, (7, 9, 5, 7)[number], [next(remaining) for _ in range(count)]))
     metrics = evaluate_as_reference(tiny_model, processor, rows_of(*rows), 3, ks=(1, 2), progress=False)
 
     pairs = [(colour, person, caption) for colour, person, captions in rows for caption in captions]
     gallery = pairs if captions_per_image == (1, 1, 1, 1) else pairs[::2]
-    first_places, precisions = [], []
+    first_places, precisions, num_without_match = [], [], 0
     with torch.no_grad():
         crops = [PIL.Image.new("RGB", (4, 7), COLOURS[colour]) for colour, *_ in gallery]
         images = [tiny_model(**processor(images=crop, return_tensors="pt")).image_embeds[0] for crop in crops]
         for _, person, caption in pairs:
-            inputs = processor(text=caption, max_length=16, return_tensors="pt")
-            text = tiny_model(**inputs).text_embeds[0]
+            text = tiny_model(**processor(text=caption, return_tensors="pt")).text_embeds[0]
             order = sorted(range(len(gallery)), key=lambda i: -torch.cosine_similarity(text, images[i], dim=0))
             right = [gallery[i][1] == person for i in order]
             first_places.append(right.index(True) if any(right) else len(gallery))
             precisions.append(areas_under_precision(right) if any(right) else 0.0)
+            num_without_match += not any(right)
+    assert num_without_match == (captions_per_image == (2, 3, 1, 2))  # the third image is not in the gallery
     found = metrics["text_to_image"]
     assert metrics.keys() == {"text_to_image"} and found["num_queries"] == len(pairs)
+    assert found["num_queries_without_match"] == num_without_match
     for k in (1, 2):
         assert found[f"R@{k}"] == pytest.approx(100 * sum(place < k for place in first_places) / len(pairs))
     assert found["mAP"] == pytest.approx(100 * sum(precisions) / len(pairs))
+
+
+class CuttingProcessor(ColourProcessor):
+    """Reads the first words of a caption: four, or as many as it is told."""
+
+    def __call__(self, images: Any = None, text: Any = None, max_length: int = 4, **_: Any) -> BatchFeature:
+        text = text and [" ".join(sentence.split()[:max_length]) for sentence in text]
+        return super().__call__(images, text)
+
+
+def test_reference_protocol_reads_captions_as_far_as_the_model_holds_them() -> None:
+    """A caption that names two colours is embedded as the first one of `COLOURS`."""
+    model = PerfectModel()
+    model.config = SimpleNamespace(max_position_embeddings=16)
+    late, too_late = (" ".join(["blue", *["or"] * number, "red"]) for number in (14, 15))
+    rows = rows_of(("red", 1, [late]), ("blue", 2, [too_late]))
+    figures = evaluate_as_reference(model, CuttingProcessor(), rows, batch_size=1, ks=(1,), progress=False)
+    assert figures["text_to_image"]["R@1"] == 100
+    standard = evaluate_retrieval(model, CuttingProcessor(), rows, batch_size=1, ks=(1,), progress=False)
+    assert standard["text_to_image"]["R@1"] == 50  # by the corpora's protocol both are blue
 
 
 @pytest.fixture
@@ -187,61 +213,93 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "RSTPReid"
 
 
-def run(checkpoint: Path, corpus: Path, *arguments: str) -> None:
-    evaluate_hf.main([str(checkpoint), "--corpus", "rstpreid", "--corpus_root", str(corpus), *arguments])
+@pytest.fixture
+def run(ivt: Callable[..., Result], checkpoint: Path, corpus: Path) -> Callable[..., str]:
+    """Evaluate on the corpus, and return what is printed."""
+    command = ["evaluate", checkpoint, "--corpus", "rstpreid", "--corpus-root", corpus]
+    return lambda *arguments: ivt(*command, *arguments).stdout
 
 
 def test_command_prints_a_table_and_writes_the_same_figures(
-    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., str], checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "deep" / "metrics.json"
-    run(checkpoint, corpus, "--output", str(output), "--batch_size", "3", "--device", "cpu")
+    start = time.perf_counter()
+    printed = run("--output", output, "--batch-size", "3", "--device", "cpu")
+    elapsed = time.perf_counter() - start
     results = json.loads(output.read_text(encoding="utf-8"))
     assert (results["corpus"], results["split"], results["checkpoint"]) == ("rstpreid", "test", str(checkpoint))
     assert (results["num_images"], results["num_captions"], results["num_people"]) == (4, 8, 2)
-    assert results["seconds"] > 0 and results["versions"]["torch"] == torch.__version__
-    printed = capsys.readouterr().out
+    assert results["revision"] == find_version(str(checkpoint)).revision
+    assert (results["protocol"], results["average_precision"], results["device"]) == ("standard", "standard", "cpu")
+    assert 0 < results["seconds"] < elapsed and results["versions"]["torch"] == torch.__version__
     assert "2 people, 4 images, 8 captions" in printed
-    for direction in evaluate_hf.DIRECTIONS:
+    for direction in DIRECTIONS:
         line = next(line for line in printed.splitlines() if line.startswith(direction.replace("_", " ")))
         names = ("R@1", "R@5", "R@10", "mAP", "mINP")
         assert line.split()[3:] == [f"{results[direction][name]:.2f}" for name in names]
+    again = json.loads(run("--batch-size", "3", "--device", "cpu", "--json"))
+    assert again | {"seconds": 0} == results | {"seconds": 0}
 
 
-def test_average_precision_and_dtype_reach_the_figures(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+def test_average_precision_and_dtype_reach_the_figures(run: Callable[..., str], tmp_path: Path) -> None:
     figures = {}
     for name, *arguments in (
         ("plain",),
-        ("area", "--average_precision", "trapezoidal"),
+        ("area", "--average-precision", "trapezoidal"),
         ("half", "--dtype", "bfloat16"),
     ):
-        run(checkpoint, corpus, *arguments, "--output", str(tmp_path / f"{name}.json"))
+        run(*arguments, "--output", tmp_path / f"{name}.json")
         figures[name] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert figures["area"]["text_to_image"]["mAP"] < figures["plain"]["text_to_image"]["mAP"]
     assert figures["area"]["text_to_image"]["R@1"] == figures["plain"]["text_to_image"]["R@1"]
     assert [figures[name]["dtype"] for name in figures] == ["float32", "float32", "bfloat16"]
 
 
-def test_reference_protocol_prints_and_writes_its_one_direction(
-    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("protocol", ["standard", "reference"])
+def test_device_and_batch_size_are_those_asked_for(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
-    run(checkpoint, corpus, "--protocol", "reference", "--output", str(tmp_path / "metrics.json"))
+    sizes, process = [], IVTProcessor.__call__
+
+    def count(self: IVTProcessor, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
+        sizes.append(len(text if images is None else images))
+        return process(self, images=images, text=text, **options)
+
+    monkeypatch.setattr(IVTProcessor, "__call__", count)
+    run("--protocol", protocol, "--batch-size", "3")
+    assert sorted(sizes) == [1, 2, 3, 3, 3]  # of 4 images and 8 captions
+    with pytest.raises(ValueError, match="nowhere"):
+        run("--protocol", protocol, "--device", "nowhere")
+
+
+def test_reference_protocol_prints_and_writes_its_one_direction(run: Callable[..., str], tmp_path: Path) -> None:
+    printed = run("--protocol", "reference", "--output", tmp_path / "metrics.json")
     results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert (results["protocol"], results["average_precision"]) == ("reference", "trapezoidal")
-    assert "image_to_text" not in results and "image to text" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match="trapezoidal; leave out --average_precision"):
-        run(checkpoint, corpus, "--protocol", "reference", "--average_precision", "standard")
+    assert "image_to_text" not in results and "image to text" not in printed
+    with pytest.raises(ValueError, match="trapezoidal; leave out --average-precision"):
+        run("--protocol", "reference", "--average-precision", "standard")
 
 
-def test_bad_images_are_an_error_unless_skipped(checkpoint: Path, corpus: Path, capsys: Any) -> None:
+def test_queries_without_a_match_are_counted_in_what_is_printed(run: Callable[..., str], corpus: Path) -> None:
+    path = corpus / "data_captions.json"
+    entries = json.loads(path.read_text())
+    for number, entry in enumerate(entries):
+        entry |= {"id": number, "captions": entry["captions"][: 1 if number < 2 else 2]}
+    path.write_text(json.dumps(entries))  # 1 + 1 + 2 + 2 pairs: every second one leaves out the second picture
+    assert "text to image: 1 queries without a match count as not found" in run("--protocol", "reference")
+    assert "without a match" not in run()
+
+
+def test_bad_images_are_an_error_unless_skipped(run: Callable[..., str], corpus: Path) -> None:
     (corpus / "imgs" / "red.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="1 of 4 images cannot be read: imgs/red.jpg"):
-        run(checkpoint, corpus)
-    run(checkpoint, corpus, "--on_bad_image", "skip")
-    assert "3 images, 6 captions" in capsys.readouterr().out
+        run()
+    assert "3 images, 6 captions" in run("--on-bad-image", "skip")
 
 
-def test_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, corpus: Path) -> None:
+def test_checkpoint_with_a_weight_missing_is_refused(run: Callable[..., str], checkpoint: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     lost = sorted(weights)[0]
     save_file(
@@ -250,18 +308,36 @@ def test_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, corpus: P
         {"format": "pt"},
     )
     with pytest.raises(ValueError, match=f"lacks 1 weights.*the first {lost}"):
-        run(checkpoint, corpus)
+        run()
 
 
-def test_checkpoint_without_tokenizer_says_how_to_add_one(checkpoint: Path, corpus: Path) -> None:
+def test_checkpoint_without_tokenizer_says_how_to_add_one(run: Callable[..., str], checkpoint: Path) -> None:
     for path in checkpoint.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(ValueError, match="no whole processor.*convert it with --tokenizer"):
-        run(checkpoint, corpus)
+        run()
 
 
-def test_unknown_corpus_and_split_are_named(checkpoint: Path, corpus: Path) -> None:
-    with pytest.raises(ValueError, match="did you mean 'rstpreid'"):
-        evaluate_hf.main([str(checkpoint), "--corpus", "rstp-reid"])
-    with pytest.raises(ValueError, match="no images of split 'val'"):
-        run(checkpoint, corpus, "--split", "val")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "rstp-reid"], "did you mean 'rstpreid'"),
+        (["--split", "val"], "no images of split 'val'"),
+        (["--protocol", "referense"], "did you mean 'reference'"),
+        (["--dtype", "float16"], "dtype is 'float16', expected one of 'float32', 'bfloat16'"),
+        (["--average-precision", "trapezoid"], "did you mean 'trapezoidal'"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here: .*; pass cpu, cuda or cuda:1"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(run: Callable[..., str], arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(*arguments)
+
+
+def test_the_script_is_the_command(run_python: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "evaluate_hf.py"
+    done = run_python(
+        script, tmp_path, "--corpus", "synthetic", "--corpus_root", tmp_path, "--split", "dev", cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: split is 'dev', expected one of 'train', 'val', 'test', 'train+val'\n"

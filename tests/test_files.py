@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ivt.files import MANIFEST, find_damage, replace_folder, write_manifest, write_text
+from ivt.files import MANIFEST, find_damage, new_folder, replace_folder, write_manifest, write_text
 
 
 @pytest.fixture
@@ -61,3 +61,27 @@ def test_file_that_cannot_be_written_keeps_its_content(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         write_text(tmp_path / "file", "after")
     assert (tmp_path / "file").read_text() == "before"
+
+
+def test_new_folder_is_there_when_the_block_is_over_and_not_before(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "deep" / "new", tmp_path / "empty"):
+        with new_folder(folder) as written:
+            (written / "file").write_text("whole")
+            assert not (folder / "file").exists() and written.name == folder.name
+        assert (folder / "file").read_text() == "whole" and not written.exists()
+    with new_folder(None) as written:
+        (written / "file").write_text("whole")
+    assert not written.exists()
+
+
+def test_new_folder_leaves_nothing_after_an_error_and_touches_nothing_that_is_there(tmp_path):
+    with pytest.raises(OSError, match="full"), new_folder(tmp_path / "new") as written:
+        (written / "file").write_text("half")
+        raise OSError("full")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ValueError, match="is not an empty folder; remove it or name another"), new_folder(folder):
+            pass
+    assert (tmp_path / "file").read_text() == "mine"

@@ -34,7 +34,7 @@ def address(tmp_path_factory) -> Iterator[str]:
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("space") / "log"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "ivt.page", "--port", str(port)]
+    command = [sys.executable, "-m", "ivt", "serve", "--port", str(port)]
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"

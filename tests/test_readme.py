@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from benchmarks import ablation, attention
+from ivt.choices import DEFAULT_METHOD
 from ivt.corpora.drawn.synthetic import NUM_PEOPLE
-from ivt.explanations.attention import DEFAULT_METHOD
 from ivt.retrieval.models import DEFAULT_MODEL, find_version
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+TREE = re.findall(r"^([\w./-]+?)/?(?:, | {2,})", README.split("## The house")[1], re.MULTILINE)
 
 
 def test_search_code_runs_as_printed(tmp_path, monkeypatch, capsys):
@@ -27,7 +28,7 @@ def test_search_code_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "sheet.png").stat().st_size > 5_000
 
 
-@pytest.mark.parametrize("name", ["embedded_test", "demo_test"])
+@pytest.mark.parametrize("name", ["bundled_test", "demo_test"])
 def test_result_table_has_the_measured_figures(name):
     measured = json.loads((ROOT / f"benchmarks/{name}.json").read_text())
     row = next(line for line in README.splitlines() if f"(benchmarks/{name}.json)" in line)
@@ -38,8 +39,8 @@ def test_result_table_has_the_measured_figures(name):
     assert cells[4:8] == [f"{figure:.1f}" for figure in figures]
 
 
-@pytest.mark.parametrize("name", ["embedded_test", "queries", "attention", "export"])
-def test_figures_are_of_the_embedded_checkpoint_as_it_is(name):
+@pytest.mark.parametrize("name", ["bundled_test", "queries", "attention", "export"])
+def test_figures_are_of_the_bundled_checkpoint_as_it_is(name):
     measured = json.loads((ROOT / f"benchmarks/{name}.json").read_text())
     assert measured["revision"] == find_version(DEFAULT_MODEL).revision
 
@@ -87,13 +88,17 @@ def test_table_of_better_queries_has_the_measured_figures():
     assert rows["the same, at 10 % false alarms"] == ["–", detected]
 
 
-@pytest.mark.parametrize(
-    "name", re.findall(r"^([\w./]+?)/?(?:, | {2,})", README.split("## The house")[1], re.MULTILINE)
-)
+@pytest.mark.parametrize("name", TREE)
 def test_tree_names_what_exists(name):
     assert (ROOT / name).exists()
 
 
-def test_pictures_exist():
-    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / path).is_file()
+def test_tree_names_every_room():
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "ivt").glob("*/__init__.py")}
+    assert rooms | {"modeling_ivt", "processing"} <= set(TREE) | {"ivt/metric"}
+
+
+def test_pictures_of_the_docs_are_shown_and_there():
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    there = [path for path in (ROOT / "docs").iterdir() if path.suffix in (".jpg", ".png")]
+    assert sorted(shown) == sorted(f"docs/{path.name}" for path in there)

@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoProcessor
 
 import train_hf
 from ivt.retrieval.evaluation import evaluate_retrieval
-from ivt.training import checkpoints, runlog
-from ivt.training.objectives import Objective
+from ivt.training import checkpoints, data, runlog
+from ivt.training.objective import Objective
 from ivt.training.recipe import Recipe, RunPaths
 from ivt.training.record import is_finished
 from modeling_ivt import IVTConfig, IVTModel
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def tiny_corpus(tmp_path_factory, monkeypatch):
     root = str(tmp_path_factory.getbasetemp() / "corpus")
-    monkeypatch.setattr(train_hf, "load_corpus", lambda name, _root, split, **options: load_tiny(root, split))
+    monkeypatch.setattr(data, "load_corpus", lambda name, _root, split, **options: load_tiny(root, split))
 
 
 def run(
@@ -70,7 +70,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
-    output_dir = run(tmp_path / "run", itc_weight=1.0, text_groups=2, group_by_length=True, max_grad_norm=1.0)
+    output_dir = run(tmp_path / "run", itc_weight=1.0, group_by_length=True, max_grad_norm=1.0)
     for name in ("best", "final"):
         processor = AutoProcessor.from_pretrained(output_dir / name)
         inputs = processor(text=["a man in a red coat"], return_tensors="pt")
@@ -95,8 +95,6 @@ def test_run_leaves_loadable_models_metrics_and_curves(tmp_path):
         {"ema_decay": 0.9, "sdm_weight": 1.0, "identity_weight": 1.0, "flip_words": True, "cached_chunk": 3}
         | {
             "pairs_per_person": 2,
-            "rand_augment": 2,
-            "swap_synonyms": 0.3,
             "drop_attributes": 0.3,
             "drop_phrases": 0.2,
         },
@@ -269,7 +267,7 @@ class Clock:
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_time_limited_run_that_was_broken_off_has_the_time_that_was_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_hf, "time", Clock())
+    monkeypatch.setattr("ivt.training.run.time", Clock())
     whole = run(tmp_path / "whole", max_minutes=8 / 60, max_steps=100)
     steps = [record["step"] for record in metrics_of(whole) if "loss" in record]
     assert steps == [1, 2, 3, 4, 5, 6]  # and two seconds for two validations
@@ -283,7 +281,7 @@ def test_time_limited_run_that_was_broken_off_has_the_time_that_was_left(tmp_pat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "update_average", break_off_in_step_5)
         run(broken, max_minutes=8 / 60, max_steps=100)
-    monkeypatch.setattr(train_hf, "time", Clock())
+    monkeypatch.setattr("ivt.training.run.time", Clock())
     run(broken, max_minutes=8 / 60, max_steps=100, resume=True)
     assert metrics_of(broken) == metrics_of(whole)
     for name, tensor in weights(whole / "final").items():
@@ -307,7 +305,7 @@ def test_record_says_what_the_run_was_and_what_came_out(tmp_path, capsys):
     validation, test = record["results"]["validation"], record["results"]["test"]
     assert validation == {"step": 4} | metrics_of(output_dir)[-1]["validation"]
     model, processor = (auto.from_pretrained(output_dir / "final") for auto in (AutoModel, AutoProcessor))
-    assert test["final"] == evaluate_retrieval(model, processor, train_hf.load_corpus("", "", "test"), progress=False)
+    assert test["final"] == evaluate_retrieval(model, processor, data.load_corpus("", "", "test"), progress=False)
     assert test["best"] == test["final"]  # of the same step
     assert f"test, final: R@1 {test['final']['text_to_image']['R@1']:.1f}" in capsys.readouterr().out
     for name in ("best", "final"):
@@ -316,7 +314,7 @@ def test_record_says_what_the_run_was_and_what_came_out(tmp_path, capsys):
 
 @pytest.mark.usefixtures("tiny_corpus")
 def test_test_split_is_read_once_and_only_when_training_is_over(tmp_path, monkeypatch):
-    load, events = train_hf.load_corpus, []
+    load, events = data.load_corpus, []
     backward = train_hf.backward
 
     def noted(name, root, split, **more):
@@ -327,7 +325,7 @@ def test_test_split_is_read_once_and_only_when_training_is_over(tmp_path, monkey
         events.append("batch")
         return backward(*arguments)
 
-    monkeypatch.setattr(train_hf, "load_corpus", noted)
+    monkeypatch.setattr(data, "load_corpus", noted)
     monkeypatch.setattr(train_hf, "backward", trained)
     output_dir = run(tmp_path / "run", max_steps=2)
     run(output_dir, max_steps=2, resume=True)
@@ -449,15 +447,15 @@ def test_corpus_that_is_not_there_is_told_before_weights_are_fetched(tmp_path, m
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError, FloatingPointError, ImportError])  # the last: no DeepSpeed
-def test_problem_ends_the_script_with_one_line_from_the_first_process(monkeypatch, kind):
-    def fail() -> None:
-        raise kind("there is a problem")
+def test_problem_ends_the_script_with_one_line_from_the_first_process(monkeypatch, capsys, kind):
+    def fail(argv: list[str] | None) -> None:
+        raise kind("there is\na problem")
 
-    monkeypatch.setattr("ivt.training.recipe.parse_arguments", fail)
+    monkeypatch.setattr("ivt.training.arguments.parse_arguments", fail)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     monkeypatch.setattr("transformers.utils.logging.disable_progress_bar", lambda: None)
-    for rank, code in (("0", "error: there is a problem"), ("1", 1)):
+    for rank, line in (("0", "error: there is a problem\n"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / "train_hf.py"), run_name="__main__")
-        assert ended.value.code == code
+        assert ended.value.code == 2 and capsys.readouterr().err == line

@@ -3,7 +3,7 @@
 python tests/train_tiny.py OUTPUT_DIR CORPUS_CACHE '{"batch_size": 8}' [resume]
 
 The third argument holds fields of the recipe; nothing in the model is random then. Under `accelerate launch` with a
-configuration for FSDP or DeepSpeed, two processes share the model, also on a CPU.
+configuration for FSDP, two processes share the model, also on a CPU.
 """
 
 import itertools
@@ -22,6 +22,7 @@ from datasets import Dataset
 
 import train_hf
 from ivt.corpora import load_synthetic
+from ivt.training import data
 from ivt.training.recipe import Recipe, RunPaths
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +46,7 @@ def load_tiny(cache: str, split: str) -> Dataset:
 
 
 def shard_on_the_cpu() -> None:
-    """Let accelerate shard, which it only does on GPUs: the processes meet before it decides.
-
-    `ACCELERATE_USE_CPU` would keep DeepSpeed away.
-    """
+    """Let accelerate shard, which it only does on GPUs: the processes meet before it decides."""
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
@@ -62,8 +60,8 @@ def train_sentences(
     """
     torch.set_num_threads(1)
     splits = {"train": "train", "val": "train", "test": "test"}
-    train_hf.load_corpus = lambda name, root, split, **options: load_tiny(corpus_cache, splits[split])
-    train_hf.add_levels = lambda rows: rows  # whole sentences need none
+    data.load_corpus = lambda name, root, split, **options: load_tiny(corpus_cache, splits[split])
+    data.add_levels = lambda rows: rows  # whole sentences need none
     fields = {"tokenizer": str(ROOT / "ivt/recipes/tokenizer-synthetic"), "levels": ["sentence"], "num_views": 1}
     recipe = Recipe(**(fields | {"log_steps": 1, "num_workers": 0} | settings))
     train_hf.train(RunPaths(output_dir, corpus_cache, resume), recipe, TINY_MODEL | model_fields)
@@ -97,7 +95,8 @@ def train_until_killed(output_dir: str, corpus_cache: str, die_at: tuple[str, st
         train_hf.train_on_batch = announced
         sys.addaudithook(die)
     settings = {"batch_size": 8, "optimizer": "adamw", "max_steps": 7, "save_steps": 2}
-    settings |= {"itc_weight": 1.0, "learning_rate": 0.005, "warmup_epochs": 0.0}
+    # with this seed the second validation is better than the first, and the third is not
+    settings |= {"itc_weight": 1.0, "learning_rate": 0.005, "warmup_epochs": 0.0, "seed": 3}
     train_sentences(output_dir, corpus_cache, True, settings, {"initializer_range": 0.2})
 
 
@@ -127,9 +126,9 @@ def train_streamed(output_dir: str, shards: str, rank: int, port: int, num_batch
 
 def main(output_dir: str, corpus_cache: str, settings: str, resume: str = "") -> None:
     """Train without anything random."""
-    if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_the_cpu()
-    fields = {"text_groups": 2, "itc_weight": 1.0, "learning_rate": 0.01, "warmup_epochs": 0.0, "max_steps": 4}
+    fields = {"itc_weight": 1.0, "learning_rate": 0.01, "warmup_epochs": 0.0, "max_steps": 4}
     train_sentences(output_dir, corpus_cache, bool(resume), fields | json.loads(settings), NOTHING_RANDOM)
 
 

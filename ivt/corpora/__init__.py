@@ -1,63 +1,33 @@
-"""Annotations -> rows: the official corpora from their folders, the embedded synthetic corpus, any corpus in shards.
+"""Annotations -> rows: the official corpora from their folders, the drawn corpus, any corpus in shards.
 
-load_corpus("cuhk-pedes", "/data/CUHK-PEDES", split="test")
+    from ivt.corpora import load_corpus
+    load_corpus("cuhk-pedes", "data/CUHK-PEDES", split="test")
+
+A name is imported when it is asked for, so that the light modules of this room take no time.
 """
 
-import os
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
+if TYPE_CHECKING:
+    from ivt.choices import CORPORA, SPLITS
 
-from .drawn.synthetic import load_synthetic
-from .official import LAYOUTS, OFFICIAL_SPLITS, ON_BAD_IMAGE, load_official
-from .rows import FEATURES, check_choice
-from .sharded import load_shards
+    from .drawn.synthetic import load_synthetic
+    from .load import load_corpus
+    from .rows import FEATURES
 
-CORPORA = (*LAYOUTS, "synthetic", "shards")
-SPLITS = (*OFFICIAL_SPLITS, "train+val")
-
-
-def load_corpus(
-    name: str,
-    root: str | os.PathLike[str] | None = None,
-    split: str = "train",
-    *,
-    on_bad_image: str = "error",
-    **options: Any,
-) -> Dataset:
-    """Load a split of a corpus, one row per image.
-
-    ICFG-PEDES has no validation split: its "val" is one training identity in 15 (206 of 3,102), chosen by a hash of
-    the person id, and its "train" is the rest. "train+val" is the whole official training set.
-
-    Args:
-        name: "cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic", or "shards" for any corpus in parquet or WebDataset
-            files, see `sharded.py`.
-        root: the corpus's official folder, or the folder which holds it; for "shards", theirs. For "synthetic", which
-            is drawn and not read, the folder to cache it in; None takes that of the `datasets` library.
-        split: "train", "val", "test", or for official corpora "train+val".
-        on_bad_image: what to do about images that are missing or cannot be decoded: "error" names the first and their
-            number, "skip" leaves them out and logs the same.
-        **options: for "synthetic" only, see `load_synthetic`.
-
-    Returns:
-        Rows with at least the columns of `FEATURES`: image (its file is read when a row is), image_id, person_id,
-        captions.
-
-    Raises:
-        ValueError: on an unknown name, split or option, on a missing folder, annotation file or image, and on
-            annotations which are not as expected; it says what was found, what was expected and what to do.
-    """
-    check_choice("corpus", name, CORPORA)
-    check_choice("split", split, SPLITS)
-    check_choice("on_bad_image", on_bad_image, ON_BAD_IMAGE)
-    if name == "synthetic":
-        return load_synthetic(split, root, **options)
-    if options:
-        raise ValueError(f"{name} takes no options, found {', '.join(options)}; they are for the synthetic corpus")
-    if name == "shards":
-        return load_shards(root, split)
-    return load_official(name, root, split, on_bad_image)
-
+_MODULES = {  # name -> the module that has it
+    "CORPORA": "ivt.choices",
+    "FEATURES": "ivt.corpora.rows",
+    "SPLITS": "ivt.choices",
+    "load_corpus": "ivt.corpora.load",
+    "load_synthetic": "ivt.corpora.drawn.synthetic",
+}
 
 __all__ = ["CORPORA", "FEATURES", "SPLITS", "load_corpus", "load_synthetic"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,17 +1,14 @@
 """What a corpus holds, counted: sizes, caption lengths, repeated and empty captions.
 
-    python -m ivt.corpora.check NAME [--root ROOT] [--split SPLIT] [--sheet PICTURE.png]
-    ivt corpus check NAME [--root ROOT] [--split SPLIT] [--json]
+    ivt corpus check NAME [--corpus-root FOLDER] [--split SPLIT] [--sheet PICTURE.png]
 
 Empty captions and unreadable images of an official corpus are dropped by its loader, which says so on stderr.
-For the embedded corpus it counts besides how often the colours of the two garments alone would find the right person,
-and ends with status 1 if that is too often on the test split: such a corpus could be solved without seeing finer.
+For the drawn corpus it counts besides how often the colours of the two garments alone would find the right person,
+and reports a problem if that is too often on the test split: such a corpus could be solved without seeing finer.
 """
 
-import argparse
 import os
 import statistics
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +17,10 @@ from typing import Any
 from datasets import Dataset
 from PIL import Image
 
-from . import load_corpus
+from ivt.messages import check_choice
+
 from .drawn.synthetic import FIRST_PERSON_ID, sample_rows
-from .rows import check_choice
+from .load import load_corpus
 
 MAX_COLOUR_RECALL = 15.0  # percent
 
@@ -138,7 +136,7 @@ def draw_contact_sheet(
 def count_split(
     name: str, root: str | os.PathLike[str] | None = None, split: str = "test"
 ) -> tuple[CorpusCounts, ColourCounts | None]:
-    """Count a split of a corpus, and for the embedded one how well colours tell its people apart."""
+    """Count a split of a corpus, and for the drawn corpus how well colours tell its people apart."""
     if name != "synthetic":
         corpus = load_corpus(name, root, split, on_bad_image="skip")
         return count_corpus(list(corpus["person_id"]), list(corpus["captions"])), None
@@ -167,33 +165,5 @@ def problem_of_colours(colours: ColourCounts | None, split: str) -> str | None:
         return None
     return (
         f"the two garment colours alone find {colours.recall_at_1:.1f} % of the test people, which must stay under "
-        f"{MAX_COLOUR_RECALL:.0f} %: make GARMENT_COLOURS in corpora/people.py shorter or less even"
+        f"{MAX_COLOUR_RECALL:.0f} %: make GARMENT_COLOURS in ivt/corpora/drawn/people.py shorter or less even"
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line, print the counts, return the exit status."""
-    parser = argparse.ArgumentParser(description="Count what a corpus holds.")
-    parser.add_argument("name", help="cuhk-pedes, icfg-pedes, rstpreid or synthetic")
-    parser.add_argument("--root", help="folder of the corpus, as for load_corpus")
-    parser.add_argument("--split", default="test", help="train, val or test (the default)")
-    parser.add_argument("--sheet", metavar="PICTURE", help="also draw some people to this file")
-    options = parser.parse_args(arguments)
-
-    if options.sheet:
-        corpus = load_corpus(options.name, options.root, options.split, on_bad_image="skip")
-        draw_contact_sheet(corpus, options.sheet)
-        print(f"some people drawn to {options.sheet}")
-    counts, colours = count_split(options.name, options.root, options.split)
-    print_counts(counts, colours)
-    if problem := problem_of_colours(colours, options.split):
-        print(problem, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

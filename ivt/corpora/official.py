@@ -23,10 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 from datasets import Dataset, Image, NamedSplit
 
-from .rows import FEATURES, first_few
+from ivt.choices import OFFICIAL_SPLITS
+from ivt.messages import first_few
+from processing.pictures import UnreadablePicture, read_picture
+
+from .rows import FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +49,7 @@ LAYOUTS = {
     "icfg-pedes": Layout("ICFG-PEDES", ("ICFG-PEDES.json", "ICFG_PEDES.json"), "file_path", has_val=False),
     "rstpreid": Layout("RSTPReid", ("data_captions.json",), "img_path"),
 }
-OFFICIAL_SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 15  # one identity in 15 of a corpus without val: 206 of the 3,102 of ICFG-PEDES
-ON_BAD_IMAGE = ("error", "skip")
 
 
 def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:
@@ -171,10 +172,9 @@ def hold_out_val(rows: list[dict[str, Any]]) -> None:
 def problem_of_image(path: str) -> str:
     """Decode an image and say why it cannot be read, or an empty string."""
     try:
-        with PIL.Image.open(path) as image:
-            image.load()
-    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-        return f"{type(error).__name__}: {error}"
+        read_picture(path)
+    except UnreadablePicture as error:
+        return error.reason
     return ""
 
 

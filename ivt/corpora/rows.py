@@ -1,7 +1,4 @@
-"""What every corpus hands out, a row per image, and the small helpers its loaders share."""
-
-import difflib
-from collections.abc import Collection
+"""What every corpus hands out: a row per image."""
 
 from datasets import Features, Image, List, Value
 
@@ -13,17 +10,3 @@ FEATURES = Features(
         "captions": List(Value("string")),  # at least one
     }
 )
-
-
-def check_choice(what: str, found: str, choices: Collection[str]) -> None:
-    """Raise a ValueError which lists the choices and suggests the nearest, unless `found` is one of them."""
-    if found not in choices:
-        nearest = difflib.get_close_matches(str(found).lower(), choices, n=1, cutoff=0.4)
-        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{what} is {found!r}, expected one of {', '.join(map(repr, choices))}{suggestion}")
-
-
-def first_few(names: Collection[str], count: int = 5) -> str:
-    """Join the first names for a message, and say how many more there are."""
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(list(names)[:count]) + rest

@@ -1,58 +1,69 @@
-"""Write a corpus as shards, for `train_hf.py --corpus shards --corpus_root FOLDER --streaming`.
+"""Write a corpus as shards, for `ivt train --corpus shards --corpus_root FOLDER --streaming`.
 
-    python -m ivt.corpora.shard cuhk-pedes FOLDER --corpus_root data/CUHK-PEDES
-    python -m ivt.corpora.shard synthetic FOLDER --format webdataset --num_people 4000
+    ivt corpus shard cuhk-pedes FOLDER --corpus-root data/CUHK-PEDES
+    ivt corpus shard synthetic FOLDER --format webdataset --num-people 4000
 
 Every split becomes FOLDER/SPLIT-00000-of-….parquet, or .tar in WebDataset's format, with the pictures as they are and
 the phrases and words of the captions worked out. For a corpus that has no place in memory either, write such files
-yourself, see `corpora/sharded.py` for the columns; `python -m ivt.corpora.shard shards FOLDER --corpus_root OTHER`
-writes them anew in another format or size.
+yourself, see `sharded.py` for the columns; `ivt corpus shard shards FOLDER --corpus-root OTHER` writes them anew in
+another format or size.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ivt.choices import CORPORA, OFFICIAL_SPLITS
+from ivt.messages import check_choice
 from processing.levels import add_levels
 
-from . import CORPORA, load_corpus
-from .official import OFFICIAL_SPLITS
-from .rows import check_choice
+from .load import load_corpus
 from .sharded import ShardedRows, write_shards
 
 EXTENSIONS = {"parquet": "parquet", "webdataset": "tar"}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line; write the shards; print what they hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help=", ".join(CORPORA))
-    parser.add_argument("folder", type=Path, help="where to write")
-    parser.add_argument("--corpus_root", help="folder of the corpus (synthetic: the cache)")
-    parser.add_argument("--splits", nargs="+", default=OFFICIAL_SPLITS, help="which of them")
-    parser.add_argument("--format", default="parquet", choices=EXTENSIONS)
-    parser.add_argument("--rows_per_shard", type=int, default=2000, help="pictures of a file, at most")
-    parser.add_argument("--num_people", type=int, help="synthetic: people to draw for training")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the rows")
-    arguments = parser.parse_args(argv)
-    check_choice("corpus", arguments.name, CORPORA)
-    for split in arguments.splits:
+def shard_corpus(
+    name: str,
+    folder: Path,
+    corpus_root: str | None = None,
+    *,
+    splits: Sequence[str] = OFFICIAL_SPLITS,
+    format: str = "parquet",
+    rows_per_shard: int = 2000,
+    num_people: int | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, int]]:
+    """Write the splits of a corpus as shards.
+
+    Args:
+        name: see `load_corpus`.
+        folder: where to write.
+        corpus_root: folder of the corpus (synthetic: the cache).
+        splits: which of them.
+        format: "parquet" or "webdataset".
+        rows_per_shard: pictures of a file, at most.
+        num_people: synthetic: people to draw for training.
+        seed: of the order of the rows.
+
+    Returns:
+        Per split the number of pictures, captions and shards.
+
+    Raises:
+        ValueError: if a choice is unknown or the corpus cannot be read.
+    """
+    check_choice("corpus", name, CORPORA)
+    check_choice("format", format, EXTENSIONS)
+    for split in splits:
         check_choice("split", split, OFFICIAL_SPLITS)
-    if arguments.rows_per_shard < 1:
-        raise ValueError(f"rows_per_shard is {arguments.rows_per_shard}; pass at least 1")
-    for split in arguments.splits:
-        drawn = arguments.name == "synthetic" and split == "train" and arguments.num_people
-        options = {"num_people": arguments.num_people} if drawn else {}
-        rows = add_levels(load_corpus(arguments.name, arguments.corpus_root, split, **options))
-        extension = EXTENSIONS[arguments.format]
-        shards = write_shards(rows, arguments.folder, split, extension, arguments.rows_per_shard, arguments.seed)
-        written = ShardedRows(arguments.folder, split)
-        print(f"{split}: {len(written)} pictures, {written.pair_ends[-1]} captions in {len(shards)} shards")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    if rows_per_shard < 1:
+        raise ValueError(f"rows_per_shard is {rows_per_shard}; pass at least 1")
+    written = {}
+    for split in splits:
+        drawn = name == "synthetic" and split == "train" and num_people
+        options: dict[str, Any] = {"num_people": num_people} if drawn else {}
+        rows = add_levels(load_corpus(name, corpus_root, split, **options))
+        shards = write_shards(rows, folder, split, EXTENSIONS[format], rows_per_shard, seed)
+        whole = ShardedRows(folder, split)
+        written[split] = {"pictures": len(whole), "captions": int(whole.pair_ends[-1]), "shards": len(shards)}
+    return written

@@ -1,10 +1,10 @@
 """A corpus cut into files that are read row by row: parquet or WebDataset shards, for corpora larger than memory.
 
-    FOLDER/[data/]train-00000-of-00008.parquet, …     as `python -m ivt.hub.push` and `load_dataset` know them
+    FOLDER/[data/]train-00000-of-00008.parquet, …     as `ivt corpus push` and `load_dataset` know them
     FOLDER/[data/]train-00000-of-00008.tar, …         WebDataset: KEY.jpg or .png, and KEY.json with the other columns
 
 Columns are those of `FEATURES` and, where it was worked out already, `levels` (see `processing/levels.py`).
-`python -m ivt.corpora.shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
+`ivt corpus shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
 written beside the shards once (`train.index.npz`), and anew when they change.
 """
 
@@ -28,7 +28,9 @@ from datasets import Dataset, Features, Image, List, NamedSplit, Value
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from .rows import FEATURES, first_few
+from ivt.messages import first_few
+
+from .rows import FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def find_shards(root: str | os.PathLike[str] | None, split: str) -> list[Path]:
         inside = sorted(os.listdir(root)) if Path(root).is_dir() else ["no such folder"]
         raise ValueError(
             f"{root} has no shards of split {split!r}: expected {split}-00000-of-00004.parquet or .tar and so on, "
-            f"found {first_few(inside) or 'nothing'}; write them with python -m ivt.corpora.shard"
+            f"found {first_few(inside) or 'nothing'}; write them with ivt corpus shard"
         )
     sets = {(path.parent, match[2], match[3]) for path, match in found.items()}
     numbers = [int(match[1]) for match in found.values()]
@@ -88,7 +90,7 @@ def index_parquet(path: Path) -> tuple[list[int], list[list[str]], list[list[int
         if largest > CACHE_BYTES // 4:
             raise ValueError(
                 f"{path} has a row group of {largest / 2**20:.0f} MB, which would be read for every row; write the "
-                f"shards with python -m ivt.corpora.shard, which makes groups of {ROWS_PER_GROUP} rows"
+                f"shards with ivt corpus shard, which makes groups of {ROWS_PER_GROUP} rows"
             )
         table = file.read(columns=["person_id", "captions"])
     return table["person_id"].to_pylist(), table["captions"].to_pylist(), []
@@ -171,7 +173,7 @@ def load_index(shards: list[Path]) -> dict[str, np.ndarray]:
     new = path.with_name(path.name + f".{os.getpid()}.new")
     try:
         with new.open("wb") as file:
-            np.savez(file, **index)
+            np.savez(file, **index)  # ty: ignore[invalid-argument-type]  # it takes an array for an option
         new.replace(path)
     except OSError as error:
         logger.warning("cannot keep the index of the shards in %s (%s); the next run reads them again", path, error)
@@ -230,7 +232,7 @@ class ShardedRows:
         """Read a row, its image as `{"bytes": …}`; or, as of a dataset, the column "person_id"."""
         if index == "person_id":
             return self.person_ids.tolist()
-        if not 0 <= index < len(self):
+        if isinstance(index, str) or not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         shard = int(np.searchsorted(self.row_ends, index, side="right"))
         if len(self.places):
@@ -297,6 +299,7 @@ def _decoded_rows(root: str, split: str, identity: str) -> Iterator[dict[str, An
 def load_shards(root: str | os.PathLike[str] | None, split: str) -> Dataset:
     """Load a split that lies in shards, as a dataset on the disk, with the columns of `FEATURES`."""
     rows = ShardedRows(root, split)
+    assert root is not None  # or `find_shards` has raised
     arguments = {"root": str(Path(root).absolute()), "split": split, "identity": rows.identity}
     return Dataset.from_generator(_decoded_rows, features=FEATURES, gen_kwargs=arguments, split=NamedSplit(split))
 
@@ -316,7 +319,7 @@ def write_tar(rows: Dataset, path: Path) -> None:
         for number, row in enumerate(rows.cast_column("image", Image(decode=False))):
             image = row.pop("image")
             content = image["bytes"] or Path(image["path"]).read_bytes()
-            extension = PIL.Image.open(io.BytesIO(content)).format.lower().replace("jpeg", "jpg")
+            extension = str(PIL.Image.open(io.BytesIO(content)).format).lower().replace("jpeg", "jpg")
             for name, data in ((extension, content), ("json", json.dumps(row).encode())):
                 member = tarfile.TarInfo(f"{number:06d}.{name}")
                 member.size = len(data)

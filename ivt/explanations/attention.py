@@ -14,13 +14,23 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 from torch.nn.functional import avg_pool2d
 
+from ivt.choices import DEFAULT_METHOD
+from ivt.retrieval.embedding import DualEncoder
+
 from .colours import in_best_colour, said_colour
-from .methods import DEFAULT_METHOD, DEFAULT_SHIFTS, TEXT_FREE_METHODS, UNITS
-from .pixels import grid_of, pixel_maps, strongest_place
+from .maps import TEXT_FREE_METHODS
+from .pixels import DEFAULT_SHIFTS, grid_of, pixel_maps, strongest_place
 from .texts import encode_texts, word_weights
+
+UNITS = {  # method -> what its maps count
+    "cls": "share of [CLS]'s attention",
+    "gradient": "part in the cosine",
+    "tokenwise": "share of the likeness to the words",
+    "occlusion": "fall of the cosine when hidden",
+    "joint": "share of both, geometric mean",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Explanation:
         image: the picture.
         text: the sentence.
         asked: what the map is for: the sentence, or a word of it, perhaps with the colour that fits best.
-        method: one of `methods.METHODS`.
+        method: one of `ivt.choices.METHODS`.
         score: cosine of picture and sentence, in [-1, 1].
         words: each word of the sentence with its weight, see `word_weights`.
         patch_map: (rows, columns) of the patch grid; for occlusion of the hidden windows.
@@ -100,7 +110,7 @@ class Explanation:
 
 
 def explain(
-    model: nn.Module,
+    model: DualEncoder,
     processor: Any,
     image: Image.Image,
     text: str,
@@ -117,7 +127,7 @@ def explain(
         image: the picture.
         text: the sentence.
         word: one or several words of the sentence, for a map of them alone.
-        method: one of `methods.METHODS`. The default points best (README) with models trained with the token-wise
+        method: one of `ivt.choices.METHODS`. The default points best (README) with models trained with the token-wise
             loss; with others, "gradient" does.
         shifts: see `pixel_maps`.
         colours: such as `colours.COLOURS`: ask for a word that names none of them in the one right before it in the

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-from ivt.retrieval.embedding import embed_pixels
+from ivt.retrieval.embedding import DualEncoder, embed_pixels
 
 from .texts import encode_texts
 
@@ -41,7 +40,7 @@ def _coloured(word: str, colour: str) -> str:
 
 
 def in_best_colour(
-    model: nn.Module,
+    model: DualEncoder,
     processor: Any,
     pixel_values: torch.Tensor,
     words: Sequence[Sequence[str]],

@@ -8,27 +8,28 @@ Letters: B pictures, Q texts per picture, N image tokens ([CLS] + P patches), L 
 (rows, columns) of the patch grid, from the top left corner, down first.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 from torch.nn.functional import normalize
 
-from ivt.retrieval.embedding import evaluating
+from ivt.choices import METHODS
+from ivt.retrieval.embedding import DualEncoder, evaluating
 from ivt.retrieval.exported import ExportedIVTModel
 
-from .methods import ANY_ENCODER_METHODS, METHODS
 from .texts import Texts, is_checkpoint
 
 TOKEN_TEMPERATURE = 0.07  # of the softmax over the patches; what `tokenwise_loss` trains with
 # chosen on the drawn corpus's validation people (LOG.md):
 WORD_TEMPERATURE = 0.02  # of the softmax over the words
 GRADIENT_SHARE = 0.4  # of `gradient` in `joint`; the rest is `tokenwise`'s
+TEXT_FREE_METHODS = ("cls",)  # the two encoders never meet, so [CLS]'s attention is the same whatever the text
+ANY_ENCODER_METHODS = ("occlusion",)  # need embeddings alone; the others read what only an IVT checkpoint records
 
 
 @contextmanager
-def recording(model: nn.Module) -> Iterator[None]:
+def recording(model: DualEncoder) -> Generator[None]:
     """Let an `IVTModel` record its attention weights: eager attention and eval mode, both as before afterwards."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
@@ -39,14 +40,14 @@ def recording(model: nn.Module) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def cls_map(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
+def cls_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """Attention of [CLS] in the last block, mean over the heads (the paper's figures)."""
     output = model.get_image_features(pixel_values, output_attentions=True, cls_only=True)
     weights = output.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, P)
     return weights[:, None].expand(-1, texts.embeds.shape[1], -1)
 
 
-def gradient_map(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
+def gradient_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """What the cosine gains by [CLS]'s attention to each patch: weight times gradient where positive, over all blocks.
 
     To first order, weight times gradient is how much the cosine would lose without this look at the patch.
@@ -64,12 +65,13 @@ def gradient_map(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> 
     return torch.stack(maps, dim=1)
 
 
-def tokenwise_map(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
+def tokenwise_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """Softmax over the patches of their cosines with a word: which patch says the same, mean over the words.
 
     A word counts the more, the further its best patch stands out from the mean of the patches: many nouns stand out
     nowhere, while their colour does.
     """
+    assert texts.word_states is not None and texts.word_mask is not None  # an IVT checkpoint gives them
     patches = normalize(model.get_image_features(pixel_values).last_hidden_state[:, 1:], dim=-1)  # (B, P, D)
     cosines = torch.einsum("bpd,bqld->bqlp", patches, texts.word_states)
     standing_out = (cosines.amax(dim=-1) - cosines.mean(dim=-1)) / WORD_TEMPERATURE  # (B, Q, L)
@@ -77,7 +79,7 @@ def tokenwise_map(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) ->
     return torch.einsum("bqlp,bql->bqp", (cosines / TOKEN_TEMPERATURE).softmax(dim=-1), weights)
 
 
-def joint_map(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
+def joint_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """Weighted geometric mean of the shares of `gradient_map` and `tokenwise_map`.
 
     It is high where the cosine rests on a patch that also says the same as the words.
@@ -88,7 +90,7 @@ def joint_map(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> tor
 
 
 # method -> function of (model, pixel_values, texts) that gives maps (B, Q, P), nowhere negative
-PATCH_MAPS: dict[str, Callable[[nn.Module, torch.Tensor, Texts], torch.Tensor]] = {
+PATCH_MAPS: dict[str, Callable[[DualEncoder, torch.Tensor, Texts], torch.Tensor]] = {
     "cls": cls_map,
     "gradient": gradient_map,
     "tokenwise": tokenwise_map,
@@ -96,7 +98,7 @@ PATCH_MAPS: dict[str, Callable[[nn.Module, torch.Tensor, Texts], torch.Tensor]] 
 }
 
 
-def check_method(model: nn.Module, method: str) -> None:
+def check_method(model: DualEncoder, method: str) -> None:
     """Raise ValueError if there is no such method, or the model does not record what it reads."""
     if method not in PATCH_MAPS and method not in METHODS:
         raise ValueError(f"there is no method {method!r}, choose one of {', '.join(METHODS)}")
@@ -108,7 +110,7 @@ def check_method(model: nn.Module, method: str) -> None:
         )
 
 
-def patch_maps(model: nn.Module, pixel_values: torch.Tensor, texts: Texts, method: str) -> torch.Tensor:
+def patch_maps(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts, method: str) -> torch.Tensor:
     """Compute maps on the patch grid.
 
     Args:
@@ -118,8 +120,8 @@ def patch_maps(model: nn.Module, pixel_values: torch.Tensor, texts: Texts, metho
         method: a key of `PATCH_MAPS`.
 
     Returns:
-        (B, Q, rows, columns), nowhere negative, in the unit that `methods.UNITS` names: parts of the cosine
-        (gradient) or shares of the whole picture (the others).
+        (B, Q, rows, columns), nowhere negative: parts of the cosine (gradient) or shares of the whole picture (the
+        others).
 
     Raises:
         ValueError: if there is no such method, or the model records no attention.

@@ -6,9 +6,8 @@ Letters: B pictures, C channels, Q texts per picture, W windows, D width.
 import math
 
 import torch
-from torch import nn
 
-from ivt.retrieval.embedding import embed_pixels
+from ivt.retrieval.embedding import DualEncoder, embed_pixels
 
 from .texts import Texts
 
@@ -21,7 +20,7 @@ def window_of(height: int) -> tuple[int, int]:
     return 2 * step, step
 
 
-def falls_by_window(model: nn.Module, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
+def falls_by_window(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """How far the cosine falls, if at all, when a window of the picture takes the picture's mean colour.
 
     Args:

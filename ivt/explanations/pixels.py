@@ -5,13 +5,15 @@ left corner, down first.
 """
 
 import torch
-from torch import nn
 from torch.nn.functional import conv_transpose2d, pad
 
+from ivt.retrieval.embedding import DualEncoder
+
 from .maps import check_method, patch_maps
-from .methods import DEFAULT_SHIFTS
 from .occlusion import falls_by_window, window_of
 from .texts import Texts
+
+DEFAULT_SHIFTS = 1
 
 
 def spread(values: torch.Tensor, window: tuple[int, int], stride: int, size: tuple[int, int]) -> torch.Tensor:
@@ -33,7 +35,7 @@ def spread(values: torch.Tensor, window: tuple[int, int], stride: int, size: tup
     return pad(sums / covering, edge).view(*values.shape[:2], *size)
 
 
-def grid_of(model: nn.Module, method: str, height: int) -> tuple[int, int]:
+def grid_of(model: DualEncoder, method: str, height: int) -> tuple[int, int]:
     """Side of what a method has one value for, and distance to the next one, in pixels: a patch or a hidden window."""
     return window_of(height) if method == "occlusion" else (model.config.patch_size, model.config.patch_stride)
 
@@ -46,7 +48,7 @@ def _move(pixels: torch.Tensor, down: int, right: int, mode: str = "constant") -
     return padded[..., margin - down : margin - down + height, margin - right : margin - right + width]
 
 
-def _values(model: nn.Module, pixel_values: torch.Tensor, texts: Texts, method: str) -> torch.Tensor:
+def _values(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts, method: str) -> torch.Tensor:
     """One value for each place of the grid of `grid_of`: (B, Q, rows, columns)."""
     if method == "occlusion":
         return falls_by_window(model, pixel_values, texts)
@@ -54,7 +56,7 @@ def _values(model: nn.Module, pixel_values: torch.Tensor, texts: Texts, method: 
 
 
 def pixel_maps(
-    model: nn.Module, pixel_values: torch.Tensor, texts: Texts, method: str, shifts: int = DEFAULT_SHIFTS
+    model: DualEncoder, pixel_values: torch.Tensor, texts: Texts, method: str, shifts: int = DEFAULT_SHIFTS
 ) -> torch.Tensor:
     """Compute maps in pixels: every pixel is the mean of the patches or windows that cover it.
 
@@ -70,26 +72,28 @@ def pixel_maps(
         shifts: places per axis; 1 looks once at the picture as it is.
 
     Returns:
-        (B, Q, height, width), nowhere negative, in the unit that `methods.UNITS` names: parts of the cosine (gradient,
-        occlusion) or shares of the whole picture (the others).
+        (B, Q, height, width), nowhere negative: parts of the cosine (gradient, occlusion) or shares of the whole
+        picture (the others).
 
     Raises:
         ValueError: if there is no such method, the model records no attention, or `shifts` is below 1 or more than
             pixels in a stride.
     """
     check_method(model, method)
-    size = tuple(pixel_values.shape[-2:])
-    side, stride = grid_of(model, method, size[0])
+    height, width = pixel_values.shape[-2:]
+    side, stride = grid_of(model, method, height)
     if not 1 <= shifts <= stride:
         raise ValueError(f"shifts is {shifts}, expected 1 to {stride}, the pixels from patch to patch")
     offsets = [(2 * k + 1 - shifts) * stride // (2 * shifts) for k in range(shifts)]
-    total = seen = 0.0
+    total = seen = torch.zeros(())
     for down in offsets:
         for right in offsets:
             moved = _move(pixel_values, down, right, "replicate")
             values = _values(model, moved, texts, method)
             looks = (values, torch.ones_like(values[:1, :1]))
-            pixels, covered = (_move(spread(look, (side, side), stride, size), -down, -right) for look in looks)
+            pixels, covered = (
+                _move(spread(look, (side, side), stride, (height, width)), -down, -right) for look in looks
+            )
             total, seen = total + pixels, seen + covered
     return total / seen.clamp(min=1)  # what no look covers has 0
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import normalize
 
-from ivt.retrieval.embedding import embed_pixels, embed_texts, evaluating
+from ivt.retrieval.embedding import DualEncoder, embed_pixels, embed_texts, evaluating
 from ivt.retrieval.exported import ExportedIVTModel
 
 
@@ -31,14 +30,14 @@ class Texts:
     word_mask: torch.Tensor | None = None
 
 
-def is_checkpoint(model: nn.Module) -> bool:
+def is_checkpoint(model: DualEncoder) -> bool:
     """Whether a model is an IVT checkpoint, which shows its attention and tokens: no export, no other encoder."""
     is_ivt = getattr(getattr(model, "config", None), "model_type", None) == "ivt"
     return is_ivt and not isinstance(model, ExportedIVTModel)
 
 
 @torch.no_grad()
-def encode_texts(model: nn.Module, processor: Any, texts: Sequence[Sequence[str]]) -> Texts:
+def encode_texts(model: DualEncoder, processor: Any, texts: Sequence[Sequence[str]]) -> Texts:
     """Embed the texts that maps are wanted for.
 
     Args:
@@ -68,7 +67,7 @@ def encode_texts(model: nn.Module, processor: Any, texts: Sequence[Sequence[str]
 
 
 def word_weights(
-    model: nn.Module, processor: Any, pixel_values: torch.Tensor, text: str
+    model: DualEncoder, processor: Any, pixel_values: torch.Tensor, text: str
 ) -> tuple[float, list[tuple[str, float]]]:
     """How much each word of a text counts for a picture: what the cosine loses without the word's tokens.
 

@@ -1,18 +1,15 @@
 """Calibrate the "no match" answer of a checkpoint: how likely it is that the person asked for is in the gallery.
 
-    python -m ivt.gallery.calibrate CHECKPOINT
-    python -m ivt.gallery.calibrate runs/cuhk/best --corpus cuhk-pedes --corpus_root data/CUHK-PEDES
+    ivt calibrate runs/cuhk/best --corpus cuhk-pedes --corpus-root data/CUHK-PEDES
 
 Searches galleries of validation people with captions, every other one cut short, with other pictures of theirs, with
-both and, on the embedded corpus, with clauses (AND, NOT), each once with and once without those who are asked for,
+both and, on the drawn corpus, with clauses (AND, NOT), each once with and once without those who are asked for,
 fits a curve for each kind of query and writes `CHECKPOINT/calibration.json`. A kind whose curve hardly tells the two
 apart is left out. How well the rest does on test people: `python -m benchmarks.queries`.
 """
 
-import argparse
 import json
 import random
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +17,17 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ivt.corpora import CORPORA, load_corpus
 from ivt.corpora.drawn.attributes import AttributeQuery, sample_attribute_queries
+from ivt.corpora.load import load_corpus
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.models import find_version, load_model
 
-from .calibration import MIN_AUROC, Calibration, fit_curve, presence_cases, presence_rates
-from .queries import Clause, Query, combine, embed_queries
+from .calibration import Calibration
+from .fitting import MIN_AUROC, fit_curve, presence_cases, presence_rates
+from .queries import Clause, Query
+from .query_vectors import combine, embed_queries
 
-NUM_PEOPLE = 400  # of the embedded corpus's validation split: its usual 100 are too few for galleries of many sizes
+NUM_PEOPLE = 400  # of the drawn corpus's validation split: its usual 100 are too few for galleries of many sizes
 # (clauses that are wanted, clauses that are not)
 CLAUSE_SHAPES = ((2, 0), (3, 0), (4, 0), (6, 0), (1, 1), (2, 1), (4, 1))
 QUERIES_PER_SHAPE = 200
@@ -168,8 +167,19 @@ def gallery_sizes(num_people: int) -> list[int]:
     return sorted({max(3, num_people >> halvings) for halvings in range(5)})
 
 
-def calibrate(checkpoint: str, corpus: str, corpus_root: str | None) -> None:
-    """Fit the curves on the validation split and write them beside the checkpoint.
+def calibrate(
+    checkpoint: str, corpus: str = "synthetic", corpus_root: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Fit the curves on the validation split and write them beside the checkpoint, as `calibration.json`.
+
+    Args:
+        checkpoint: folder of a model with its processor.
+        corpus: see `load_corpus`.
+        corpus_root: likewise.
+
+    Returns:
+        Per kind of query the number of cases, whether its curve was written ("kept"), and the rates of
+        `presence_rates` on the same cases.
 
     Raises:
         ValueError: if the checkpoint is no folder, or the corpus cannot be read.
@@ -180,33 +190,16 @@ def calibrate(checkpoint: str, corpus: str, corpus_root: str | None) -> None:
         )
     version = find_version(checkpoint)
     model, processor = load_model(version)
-    options = {"num_people": NUM_PEOPLE} if corpus == "synthetic" else {}
+    options: dict[str, Any] = {"num_people": NUM_PEOPLE} if corpus == "synthetic" else {}
     split = embed_split(model, processor, load_corpus(corpus, corpus_root, "val", **options))
-    curves = {}
+    curves, found = {}, {}
     cases = split_cases(model, processor, split, cut_every_other(split), gallery_sizes(split.num_people))
     for kind, (features, present) in cases.items():
         curve = fit_curve(features, present)
         rates = presence_rates(curve(features), present, curve.no_match_below)
         if rates["AUROC"] >= MIN_AUROC:
             curves[kind] = curve
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in rates.items())
-        print(f"{kind}{'' if kind in curves else ', left out'}: {len(present)} cases, on the same cases {figures}")
+        found[kind] = {"cases": len(present), "kept": kind in curves, **rates}
     name = Path(checkpoint).resolve().name
-    path = Calibration(name, version.revision, f"{corpus}, val, {split.num_people} people", curves).save(checkpoint)
-    print(f"written to {path}")
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="folder of an IVT model")
-    parser.add_argument("--corpus", default="synthetic", choices=CORPORA)
-    parser.add_argument("--corpus_root", help="the corpus's official folder (synthetic: a folder to cache it in)")
-    calibrate(**vars(parser.parse_args(argv)))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    Calibration(name, version.revision, f"{corpus}, val, {split.num_people} people", curves).save(checkpoint)
+    return found

@@ -6,53 +6,36 @@ part of the table before it is committed, so a task that is run twice because it
 """
 
 import hashlib
-import io
-import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ivt.retrieval.embedding import embed_pixels
 from ivt.retrieval.models import ModelVersion, load_model
-from processing.image_processing_ivt import to_rgb
+from processing.pictures import UnreadablePicture, read_picture
 
-from .store import Store, gallery_schema
+from .columns import CROP_SCHEMA, gallery_rows
+from .runner import load_daft
+from .store import Store
 
 if TYPE_CHECKING:
     import daft
 
-RUNNERS = ("native", "ray")
 ROWS_PER_TASK = 2048  # on a cluster: what a lost machine loses, and the rows of a fragment
 CONNECTIONS = 64  # files read at a time
 # Daft has a thread per core; they read and decode at the same time, and take turns at these.
 _model_is_busy, _hashes_are_read = threading.Lock(), threading.Lock()
-SHIPPED_PACKAGES = ("ivt", "modeling_ivt", "processing")  # to the machines of a cluster
-
-CROP_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("uri", pa.string()),
-        ("image", pa.large_binary()),
-        ("camera", pa.string()),
-        ("time", pa.timestamp("us", tz="UTC")),
-        ("track_id", pa.string()),
-        ("person_id", pa.int64()),
-    ]
-)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done with crops, on whatever machine.
+    """What is to be done with crops, on any machine.
 
     Attributes:
         model: what to embed with.
@@ -79,11 +62,9 @@ def decode(data: bytes | None) -> tuple[Image.Image | None, str | None]:
     if data is None:
         return None, "the file is missing or cannot be read"
     try:
-        return to_rgb(Image.open(io.BytesIO(data))), None
-    except UnidentifiedImageError:
-        return None, "it is no image of a kind that Pillow reads"
-    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-        return None, f"{type(error).__name__}: {error}"
+        return read_picture(data), None
+    except UnreadablePicture as error:
+        return None, error.reason
 
 
 @lru_cache(maxsize=1)
@@ -131,19 +112,12 @@ def embed_files(files: Sequence[bytes | None], work: Work) -> pa.StructArray:
     )
 
 
-def gallery_rows(crops: pa.Table, hashes: pa.Array, vectors: np.ndarray, model: ModelVersion) -> pa.Table:
-    """Join crops, with the columns of `CROP_SCHEMA`, and their vectors (n, D) to rows of the gallery."""
-    schema = gallery_schema(model, vectors.shape[1])
-    columns = {name: crops[name] for name in CROP_SCHEMA.names}
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
-    columns["content_hash"] = hashes
-    columns["model_name"] = pa.repeat(model.name, len(crops))
-    columns["model_revision"] = pa.repeat(model.revision, len(crops))
-    return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
 def write_rows(crops: pa.Table, embedded: pa.StructArray, work: Work) -> list[list[str] | None]:
-    """Write the crops that have a vector as fragments, which stand in the first place of the answer."""
+    """Write the crops that have a vector as fragments.
+
+    Returns:
+        For the first crop the fragments that hold the rows of all, for the others None.
+    """
     hashes, vectors = embedded.field("content_hash"), embedded.field("vector")
     written = vectors.is_valid()
     if not written.true_count:
@@ -155,60 +129,6 @@ def write_rows(crops: pa.Table, embedded: pa.StructArray, work: Work) -> list[li
     return [work.store.write_fragments(rows)] + [None] * (len(crops) - 1)
 
 
-def load_daft() -> ModuleType:
-    """Import Daft without its telemetry.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
-    os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # read when Daft is imported
-    try:
-        import daft
-        import daft.runners
-    except ImportError as error:
-        raise ImportError("reading pictures needs Daft: pip install 'ivt-person-retrieval[search]'") from error
-    return daft
-
-
-def start_engine(runner: str, address: str | None = None) -> None:
-    """Choose where Daft runs; a process does so once.
-
-    Args:
-        runner: "native", the threads of this machine, or "ray".
-        address: of the Ray cluster; None starts one on this machine.
-
-    Raises:
-        ValueError: on an unknown runner, an address without a cluster, or another runner than before.
-        ImportError: if Daft or Ray is not installed.
-    """
-    if runner not in RUNNERS:
-        raise ValueError(f"runner is {runner!r}, expected one of {', '.join(map(repr, RUNNERS))}")
-    if address and runner != "ray":
-        raise ValueError(f"address is {address!r}, which only the runner 'ray' has a use for")
-    daft = load_daft()
-    if runner == "ray":
-        _start_ray(address)
-    if daft.runners.get_or_create_runner().name != runner:
-        raise ValueError(
-            f"runner is {runner!r}, but Daft runs with another in this process already; start a new process"
-        )
-
-
-def _start_ray(address: str | None) -> None:
-    daft = load_daft()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("the runner 'ray' needs Ray: pip install 'ivt-person-retrieval[scale]'") from error
-    if not ray.is_initialized():
-        root = Path(__file__).parents[2]
-        packages = [str(root / name) for name in SHIPPED_PACKAGES]
-        ray.init(address, runtime_env={"py_modules": packages}, log_to_driver=False)
-    with suppress(daft.exceptions.DaftCoreException):  # it takes one runner only; the caller looks which it is
-        daft.set_runner_ray(noop_if_initialized=True)
-
-
 def _files() -> "daft.Expression":
     """The bytes of a crop: those that it brings, else those of its file; null if the file cannot be read."""
     daft = load_daft()
@@ -217,18 +137,8 @@ def _files() -> "daft.Expression":
     return daft.functions.coalesce(daft.col("image"), downloaded)
 
 
-def embed_crops(crops: pa.Table, work: Work) -> Iterator[pa.RecordBatch]:
-    """Embed crops with the engine that `start_engine` chose.
-
-    Args:
-        crops: with the columns of `CROP_SCHEMA`.
-        work: what to do with them.
-
-    Yields:
-        As soon as they are there, each crop once, in any order: `image_id`, `content_hash` (null if there is no
-        file), `problem` or null, `is_new` if it was embedded, and its `vector` or null; on a cluster instead
-        `fragments`, null or those that hold the rows of this and other crops.
-    """
+def _with_embedded(crops: "daft.DataFrame", work: Work) -> "daft.DataFrame":
+    """Add the column `embedded`, which holds what `embed_files` makes of the crops' files."""
     daft = load_daft()
     text = daft.DataType.string()
     struct = {"content_hash": text, "vector": daft.DataType.list(daft.DataType.float32()), "problem": text}
@@ -237,21 +147,55 @@ def embed_crops(crops: pa.Table, work: Work) -> Iterator[pa.RecordBatch]:
     def embed(files: daft.Series) -> pa.StructArray:
         return embed_files(files.to_pylist(), work)
 
-    @daft.func.batch(return_dtype=daft.DataType.list(text), batch_size=ROWS_PER_TASK)
+    return crops.with_column("embedded", embed(_files()))
+
+
+def _outcomes(rows: "daft.DataFrame", outcome: "daft.Expression") -> Iterator[pa.RecordBatch]:
+    """Run the engine and hand on, per crop, what is known of its file and an outcome."""
+    daft = load_daft()
+    embedded = daft.col("embedded")
+    kept = [embedded[name].alias(name) for name in ("content_hash", "problem")]
+    is_new = embedded["vector"].not_null().alias("is_new")
+    return rows.select(daft.col("image_id"), *kept, is_new, outcome).to_arrow_iter()
+
+
+def embed_crops(crops: pa.Table, work: Work) -> Iterator[pa.RecordBatch]:
+    """Embed crops on this machine.
+
+    Args:
+        crops: with the columns of `CROP_SCHEMA`.
+        work: what to do with them.
+
+    Yields:
+        As soon as they are there, each crop once, in any order: `image_id`, `content_hash` (null if there is no
+        file), `problem` or null, `is_new` if it was embedded, and its `vector` or null.
+    """
+    daft = load_daft()
+    rows = _with_embedded(daft.from_arrow(crops), work)
+    return _outcomes(rows, daft.col("embedded")["vector"].alias("vector"))
+
+
+def embed_on_cluster(crops: pa.Table, work: Work) -> Iterator[pa.RecordBatch]:
+    """Embed crops on the machines of a cluster, each of which writes the rows it makes beside the table.
+
+    Args:
+        crops: with the columns of `CROP_SCHEMA`.
+        work: what to do with them.
+
+    Yields:
+        As `embed_crops`, but in the place of `vector` there is `fragments`: null, or those that hold the rows of this
+        and other crops, for `Store.commit_fragments`.
+    """
+    daft = load_daft()
+
+    @daft.func.batch(return_dtype=daft.DataType.list(daft.DataType.string()), batch_size=ROWS_PER_TASK)
     def write(embedded: daft.Series, *columns: daft.Series) -> list[list[str] | None]:
         arrays = [column.to_arrow().cast(field.type) for column, field in zip(columns, CROP_SCHEMA, strict=True)]
         return write_rows(pa.table(arrays, schema=CROP_SCHEMA), embedded.to_arrow(), work)
 
-    rows, embedded = daft.from_arrow(crops), daft.col("embedded")
-    if daft.runners.get_or_create_runner().name == "ray":
-        rows = rows.into_partitions(-(-len(crops) // ROWS_PER_TASK)).with_column("embedded", embed(_files()))
-        outcome = write(embedded, *(daft.col(name) for name in CROP_SCHEMA.names)).alias("fragments")
-    else:
-        rows = rows.with_column("embedded", embed(_files()))
-        outcome = embedded["vector"].alias("vector")
-    kept = [embedded[name].alias(name) for name in ("content_hash", "problem")]
-    is_new = embedded["vector"].not_null().alias("is_new")
-    return rows.select(daft.col("image_id"), *kept, is_new, outcome).to_arrow_iter()
+    tasks = daft.from_arrow(crops).into_partitions(-(-len(crops) // ROWS_PER_TASK))
+    fragments = write(daft.col("embedded"), *(daft.col(name) for name in CROP_SCHEMA.names))
+    return _outcomes(_with_embedded(tasks, work), fragments.alias("fragments"))
 
 
 def read_crops(crops: pa.Table) -> dict[str, bytes | None]:

@@ -1,12 +1,12 @@
 """Indexing: crops -> rows of a gallery's table, only what is new or changed, in batches that stay once acknowledged.
 
-A batch is acknowledged when its commit returns: from then on the table holds its rows, whatever is killed. What was
-not acknowledged is not in the table, and the next run embeds it.
+A batch is acknowledged when its commit returns: from then on the table holds its rows, even if the process is killed.
+What was not acknowledged is not in the table, and the next run embeds it.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from time import monotonic
 from typing import Any
@@ -15,19 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from .crops import Crop
-from .engine import CROP_SCHEMA, Work, embed_crops, gallery_rows, hash_content
-from .store import gallery_schema
+from .columns import Crop, crop_table, gallery_rows, gallery_schema
+from .engine import Work, embed_crops, embed_on_cluster, hash_content
+from .known_rows import TWICE, KnownRows
 
 logger = logging.getLogger(__name__)
 
-ON_BAD_IMAGE = ("skip", "error")
 COMMIT_ROWS, COMMIT_SECONDS = 2048, 10.0  # a batch has as many rows or took as long, whichever comes first
 # Crops that are handed to the engine at a time; on a cluster they are committed together.
 FILES_PER_QUERY = {"native": 65_536, "ray": 1_000_000}
 IMAGES_PER_QUERY = {"native": 256, "ray": 65_536}  # of crops that come with their pixels
-TWICE = "image id {!r} stands for two different pictures, expected one; give them different ids"
-KEPT_FIELDS = ("camera", "time", "track_id", "person_id")  # a crop that leaves them open keeps what the gallery has
 
 
 @dataclass
@@ -53,53 +50,44 @@ class IndexReport:
         return f"{counts}, {len(self.bad)} unreadable"
 
 
-class KnownRows:
-    """The rows of a table by image id and by file, without pictures and vectors.
+@dataclass(frozen=True)
+class Outcome:
+    """What the engine made of some crops, by what is to be done about each.
 
-    Args:
-        rows: with the columns image_id, uri, content_hash and `KEPT_FIELDS`.
+    Attributes:
+        new: what `embed_crops` yields of crops that were embedded; to be written.
+        relabelled: crops, with their hashes, whose content the table has under another name or with other details; its
+            vector is to be copied.
+        same: number of crops that the table has just so.
+        bad: image id -> what is wrong, of those that could not be read.
     """
 
-    def __init__(self, rows: pa.Table) -> None:
-        self.rows = rows
-        self.of_id = {image_id: row for row, image_id in enumerate(rows["image_id"].to_pylist())}
-        self.of_uri = {uri: row for row, uri in enumerate(rows["uri"].to_pylist()) if uri is not None}
-        self._taken = set(self.of_id)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.rows.slice(row, 1).to_pylist()[0]
-
-    def name(self, crop: Crop) -> Crop:
-        """Give a crop the name that it has in the gallery, or one that no other picture has, and the fields known.
-
-        A picture with a file is the one with this file; one without is the one with its name. A file whose name is
-        taken by another gets as many of its folders in front as it takes.
-        """
-        row = self.of_uri.get(crop.uri) if crop.image is None else self.of_id.get(crop.image_id)
-        if row is not None:
-            known = self[row]
-            open_fields = {name: known[name] for name in KEPT_FIELDS if getattr(crop, name) is None}
-            return replace(crop, image_id=known["image_id"], **open_fields)
-        parts = (crop.uri or "").lstrip("/").split("/")
-        longer = ("/".join(parts[-length:]) for length in range(crop.image_id.count("/") + 2, len(parts) + 1))
-        image_id = crop.image_id
-        while image_id in self._taken:
-            image_id = next(longer, crop.uri)
-            if image_id is None:
-                raise ValueError(TWICE.format(crop.image_id))
-        self._taken.add(image_id)
-        return replace(crop, image_id=image_id)
-
-    def has(self, crop: Crop, content_hash: str) -> bool:
-        """Whether the gallery has a named crop just so."""
-        row = self.of_id.get(crop.image_id)
-        expected = {name: getattr(crop, name) for name in ("uri", *KEPT_FIELDS)} | {"content_hash": content_hash}
-        return row is not None and expected.items() <= self[row].items()
+    new: pa.Table
+    relabelled: list[tuple[Crop, str]]
+    same: int
+    bad: dict[str, str]
 
 
-def crop_table(crops: Sequence[Crop]) -> pa.Table:
-    """Put crops into a table with the columns of `CROP_SCHEMA`."""
-    return pa.Table.from_pylist([asdict(crop) for crop in crops], schema=CROP_SCHEMA)
+def sort_outcome(batch: pa.Table, crops: dict[str, Crop], known: KnownRows) -> Outcome:
+    """Sort what the engine made of some crops.
+
+    Args:
+        batch: what `embed_crops` or `embed_on_cluster` yields.
+        crops: by their names.
+        known: rows of the table.
+    """
+    relabelled, same, bad = [], 0, {}
+    columns = (batch[name].to_pylist() for name in ("image_id", "content_hash", "problem", "is_new"))
+    for image_id, content_hash, problem, is_new in zip(*columns, strict=True):
+        if problem is not None:
+            bad[image_id] = problem
+        elif is_new:
+            continue
+        elif known.has(crops[image_id], content_hash):
+            same += 1
+        else:
+            relabelled.append((crops[image_id], content_hash))
+    return Outcome(batch.filter(batch["is_new"]), relabelled, same, bad)
 
 
 def _distinct(crops: Iterable[Crop]) -> Iterator[Crop]:
@@ -108,7 +96,7 @@ def _distinct(crops: Iterable[Crop]) -> Iterator[Crop]:
     Raises:
         ValueError: if one name stands for different pictures.
     """
-    contents: dict[str, str | None] = {}
+    contents: dict[str | None, str | None] = {}
     for crop in crops:
         key, content = (crop.uri, None) if crop.image is None else (crop.image_id, hash_content(crop.image))
         if key not in contents:
@@ -140,8 +128,7 @@ class Indexer:
         self.table, self.runner, self.on_bad_image = table, runner, on_bad_image
         self.width = table.schema.field("vector").type.list_size
         self.work = replace(work, known_version=table.version)
-        columns = ["image_id", "uri", "content_hash", *KEPT_FIELDS]
-        self.known = KnownRows(work.store.dataset(table.version).to_table(columns=columns))
+        self.known = KnownRows(work.store.dataset(table.version).to_table(columns=KnownRows.COLUMNS))
         self.report = IndexReport()
 
     def index(self, crops: Iterable[Crop], progress: bool = True) -> set[str]:
@@ -163,7 +150,7 @@ class Indexer:
         with tqdm(desc="Indexing", total=total, unit="image", disable=not progress, smoothing=0.1) as bar:
             for portion in _portions(_distinct(crops), self.runner):
                 seen |= {crop.uri for crop in portion if crop.uri is not None}
-                self._embed([self.known.name(crop) for crop in portion], self.work, bar)
+                self._embed([self.known.complete(crop) for crop in portion], self.work, bar)
         return seen
 
     def remove_gone(self, folder: str, seen: set[str]) -> None:
@@ -176,78 +163,96 @@ class Indexer:
 
     def _embed(self, crops: list[Crop], work: Work, bar: tqdm) -> None:
         of_id = {crop.image_id: crop for crop in crops}
-        outcomes, vanished, started = [], [], monotonic()
-        for outcome in embed_crops(crop_table(crops), work):
-            outcomes.append(outcome)
-            if self.runner == "ray":
-                bar.update(len(outcome))  # a portion is one commit; a bar that waited for it would say nothing
-            enough = sum(map(len, outcomes)) >= COMMIT_ROWS or monotonic() - started >= COMMIT_SECONDS
-            if enough and self.runner == "native":
-                vanished += self._commit(pa.Table.from_batches(outcomes), of_id, bar)
-                outcomes, started = [], monotonic()
-        if outcomes:
-            vanished += self._commit(pa.Table.from_batches(outcomes), of_id, bar)
+        vanished = []
+        for batch in self._batches(crop_table(crops), work, bar):
+            vanished += self._commit(batch, of_id, bar)
         if vanished:
             self._embed(vanished, replace(work, known_version=None), bar)
 
-    def _commit(self, outcome: pa.Table, of_id: dict[str, Crop], bar: tqdm) -> list[Crop]:
+    def _batches(self, crops: pa.Table, work: Work, bar: tqdm) -> Iterator[pa.Table]:
+        """What the engine makes of crops, in batches to be committed: several, or one of all that a cluster made."""
+        outcomes: list[pa.RecordBatch] = []
+        if self.runner == "ray":
+            for outcome in embed_on_cluster(crops, work):
+                outcomes.append(outcome)
+                bar.update(len(outcome))  # a bar that waited for the only commit would say nothing
+            yield pa.Table.from_batches(outcomes)
+            return
+        started = monotonic()
+        for outcome in embed_crops(crops, work):
+            outcomes.append(outcome)
+            if sum(map(len, outcomes)) >= COMMIT_ROWS or monotonic() - started >= COMMIT_SECONDS:
+                yield pa.Table.from_batches(outcomes)
+                outcomes, started = [], monotonic()
+        if outcomes:
+            yield pa.Table.from_batches(outcomes)
+
+    def _commit(self, batch: pa.Table, crops: dict[str, Crop], bar: tqdm) -> list[Crop]:
         """Commit what the engine made of some crops.
 
         Returns:
             Crops whose content was known when the run began, while the row which had it has changed since.
         """
-        hashes = dict(zip(outcome["image_id"].to_pylist(), outcome["content_hash"].to_pylist(), strict=True))
-        problems = zip(outcome["image_id"].to_pylist(), outcome["problem"].to_pylist(), strict=True)
-        bad = {image_id: problem for image_id, problem in problems if problem is not None}
-        new = outcome.filter(outcome["is_new"])
-        new_crops = [of_id[image_id] for image_id in new["image_id"].to_pylist()]
-        embedded = {crop.image_id for crop in new_crops}
-        old = [of_id[image_id] for image_id in hashes if image_id not in embedded and image_id not in bad]
-        unlike = [crop for crop in old if not self.known.has(crop, hashes[crop.image_id])]
-        copies = self._copy_vectors(unlike, [hashes[crop.image_id] for crop in unlike])
-        self._write(new, new_crops, copies)
-
-        written = embedded | set(copies["image_id"].to_pylist())
-        num_changed = sum(image_id in self.known.of_id for image_id in written)
-        vanished = [crop for crop in unlike if crop.image_id not in written]
-        self.report.changed += num_changed
-        self.report.added += len(written) - num_changed
-        self.report.unchanged += len(old) - len(unlike)
-        self.report.bad |= bad
+        outcome = sort_outcome(batch, crops, self.known)
+        copies = self._copy_vectors(outcome.relabelled)
+        copied = set(copies["image_id"].to_pylist())
+        written = [*outcome.new["image_id"].to_pylist(), *copied]
+        if self.runner == "ray":
+            self._commit_fragments(batch, copies, written)
+        elif written:
+            self._upsert(outcome.new, copies, crops)
+        vanished = [crop for crop, _ in outcome.relabelled if crop.image_id not in copied]
+        self._count(outcome, written)
         if self.runner == "native":
-            bar.update(len(outcome) - len(vanished))
-        logger.info("acknowledged %d pictures, %d rows written", len(outcome) - len(vanished), len(written))
-        if bad and self.on_bad_image == "error":
-            image_id, problem = next(iter(bad.items()))
+            bar.update(len(batch) - len(vanished))
+        logger.info("acknowledged %d pictures, %d rows written", len(batch) - len(vanished), len(written))
+        if outcome.bad and self.on_bad_image == "error":
+            image_id, problem = next(iter(outcome.bad.items()))
             raise ValueError(
                 f"{image_id} cannot be read ({problem}); replace it, or leave such pictures out with "
                 'on_bad_image="skip" (--on-bad-image skip)'
             )
         return vanished
 
-    def _copy_vectors(self, crops: list[Crop], hashes: list[str]) -> pa.Table:
-        """Make rows of crops whose content the table has under another name, or with other fields."""
-        if not crops:
+    def _copy_vectors(self, relabelled: list[tuple[Crop, str]]) -> pa.Table:
+        """Make rows of crops whose content the table has under another name, or with other details."""
+        if not relabelled:
             return gallery_schema(self.work.model, self.width).empty_table()
+        crops, hashes = [crop for crop, _ in relabelled], pa.array([content_hash for _, content_hash in relabelled])
         dataset = self.work.store.dataset()
         present = dataset.to_table(columns=["content_hash"])["content_hash"].combine_chunks()
-        places = pc.index_in(pa.array(hashes), present)  # null where the content is gone
+        places = pc.index_in(hashes, present)  # null where the content is gone
         vectors = dataset.take(places.drop_null(), columns=["vector"])["vector"].combine_chunks()
-        found = crop_table(crops).filter(places.is_valid())
         flat = vectors.flatten().to_numpy().reshape(-1, self.width)
-        return gallery_rows(found, pa.array(hashes).filter(places.is_valid()), flat, self.work.model)
+        still_there = places.is_valid()
+        return gallery_rows(crop_table(crops).filter(still_there), hashes.filter(still_there), flat, self.work.model)
 
-    def _write(self, new: pa.Table, crops: list[Crop], copies: pa.Table) -> None:
-        """Commit new rows: those that the cluster has written already, or those whose vectors are here."""
-        store = self.work.store
-        if self.runner == "ray":
-            fragments = [name for names in new["fragments"].drop_null().to_pylist() for name in names]
-            fragments += store.write_fragments(copies) if len(copies) else []
-            image_ids = [*new["image_id"].to_pylist(), *copies["image_id"].to_pylist()]
-            if fragments:
-                store.commit_fragments(fragments, [name for name in image_ids if name in self.known.of_id])
-        elif len(new) or len(copies):
-            vectors = new["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.width)
-            hashes = new["content_hash"].combine_chunks()
-            rows = gallery_rows(crop_table(crops), hashes, vectors, self.work.model)
-            store.upsert(self.table, pa.concat_tables([rows, copies]))
+    def _upsert(self, new: pa.Table, copies: pa.Table, crops: dict[str, Crop]) -> None:
+        """Commit the crops that were embedded here, and copies."""
+        vectors = new["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.width)
+        hashes = new["content_hash"].combine_chunks()
+        embedded = crop_table([crops[image_id] for image_id in new["image_id"].to_pylist()])
+        rows = gallery_rows(embedded, hashes, vectors, self.work.model)
+        self.work.store.upsert(self.table, pa.concat_tables([rows, copies]))
+
+    def _commit_fragments(self, batch: pa.Table, copies: pa.Table, written: list[str]) -> None:
+        """Commit the rows that a cluster wrote, and copies.
+
+        Args:
+            batch: what `embed_on_cluster` yielded; any of its rows may hold the fragments, a known crop's too.
+            copies: rows to write beside them.
+            written: names of both.
+        """
+        fragments = [name for names in batch["fragments"].drop_null().to_pylist() for name in names]
+        if len(copies):
+            fragments += self.work.store.write_fragments(copies)
+        if fragments:
+            replaced = [image_id for image_id in written if image_id in self.known.of_id]
+            self.work.store.commit_fragments(fragments, replaced)
+
+    def _count(self, outcome: Outcome, written: list[str]) -> None:
+        num_changed = sum(image_id in self.known.of_id for image_id in written)
+        self.report.changed += num_changed
+        self.report.added += len(written) - num_changed
+        self.report.unchanged += outcome.same
+        self.report.bad |= outcome.bad

@@ -4,39 +4,13 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
-from typing import Any, overload
+from typing import overload
 
 import pandas as pd
 from PIL import Image
 
+from .columns import PICTURE_FIELDS, Picture
 from .sheets import Answer, draw_answers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One picture of a gallery.
-
-    Attributes:
-        image_id: its name, unique in the gallery.
-        uri: absolute path or URI of its file; None if the picture is stored in the gallery itself, or the frame it was
-            cut from, followed by `#xywh=left,top,width,height`.
-        camera: name of the camera, if known.
-        time: when it was taken, in UTC, if known.
-        track_id: track of a tracker that it belongs to, if known.
-        person_id: identity, if known.
-    """
-
-    image_id: str
-    uri: str | None = None
-    camera: str | None = None
-    time: datetime | None = None
-    track_id: str | None = None
-    person_id: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON holds them, the time as ISO 8601."""
-        return asdict(self) | {"time": self.time and self.time.isoformat()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +30,7 @@ class Result(Picture):
 
 
 UNSURE = (0.4, 0.6)  # probabilities that say hardly more than the even odds before the search
-PICTURE_FIELDS = [entry.name for entry in fields(Picture)]
-ROW_FIELDS = [*PICTURE_FIELDS, "score"]  # of a result, what the row of the gallery says
+ROW_FIELDS = [*PICTURE_FIELDS, "score"]  # of a result, what its row of the gallery holds
 RESULT_FIELDS = [entry.name for entry in fields(Result)]
 
 

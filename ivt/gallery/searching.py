@@ -3,125 +3,101 @@
 Dimensions: R rows found, C clauses, D embedding width.
 """
 
-import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
-from ivt.corpora.rows import check_choice, first_few
-from ivt.retrieval.models import load_model
+from ivt.messages import check_choice, first_few
 from ivt.retrieval.ranking import check_k
 
-from .calibration import NUM_TOP, presence_features
-from .queries import (
-    Clause,
-    EmbeddedQuery,
-    GalleryStatistics,
-    Query,
-    clause_scores,
-    embed_queries,
-    group_by_key,
-    group_duplicates,
-    parse_query,
-    refine,
-)
+from .calibration import NUM_TOP, Calibration, PresenceCurve, presence_features
+from .grouping import group_by_key, group_duplicates
+from .queries import Query
+from .query_vectors import EmbeddedQuery, embed_queries, refine
 from .results import ROW_FIELDS, Result, SearchResults
+from .scores import GalleryStatistics, clause_scores
 from .store import any_of
-
-if TYPE_CHECKING:
-    from lancedb.table import Table
-
-    from .gallery import Gallery
+from .table import GalleryTable, vectors_of
 
 GROUPINGS = ("track", "duplicate")
-SAMPLE_ROWS = 4096  # vectors that stand for a larger gallery: the error of a mean is 1 / 64 of the deviation
 
 
-def as_query(query: str | Image.Image | os.PathLike[str] | Query) -> Query:
-    """Read a text, take a picture or its path as a query of one clause, and leave a query as it is.
-
-    Raises:
-        ValueError: if the text does not follow the grammar.
-    """
-    if isinstance(query, Query):
-        return query
-    return parse_query(query) if isinstance(query, str) else Query((Clause(image=query),))
-
-
-def vectors_of(rows: pa.Table) -> torch.Tensor:
-    """The vectors (R, D) of rows of a gallery."""
-    vectors = rows["vector"].combine_chunks()
-    return torch.from_numpy(vectors.flatten().to_numpy().reshape(len(rows), vectors.type.list_size).copy())
-
-
-def measure_gallery(table: "Table", where: str | None) -> GalleryStatistics:
-    """Statistics of the rows for which a condition holds, from SAMPLE_ROWS of them drawn with a fixed seed.
+def search(
+    table: GalleryTable,
+    encoder: tuple[torch.nn.Module, Any],
+    calibration: Calibration | None,
+    query: Query,
+    k: int = 10,
+    where: str | None = None,
+    right: Sequence[str] = (),
+    wrong: Sequence[str] = (),
+    group_by: str | None = None,
+) -> SearchResults:
+    """Search a gallery; see `Gallery.search`.
 
     Args:
-        table: the gallery's table, with at least one such row.
-        where: SQL condition; None for all rows.
+        table: the gallery's rows.
+        encoder: the model that made its vectors, and its processor.
+        calibration: of this model, if there is one.
+        query: what to look for.
+        k: how many results.
+        where: SQL condition on the columns.
+        right: image ids of earlier results that show the person.
+        wrong: image ids of earlier results that do not.
+        group_by: one of `GROUPINGS`, or None.
+
+    Raises:
+        ValueError: if k is below 1, there is no such grouping, a picture is marked both right and wrong or is not in
+            the gallery, or the condition cannot be understood.
     """
-    rng = np.random.default_rng(0)  # so that a search repeated gives the same scores
-    if where is None:
-        size = table.count_rows()
-        drawn = rng.choice(size, min(size, SAMPLE_ROWS), replace=False)
-        rows = table.take_offsets(np.sort(drawn).tolist()).select(["vector"]).to_arrow()
-    else:
-        ids = table.search().where(where).with_row_id(True).select(["_rowid"]).to_arrow()["_rowid"].to_numpy()
-        size = len(ids)
-        rows = table.take_row_ids(rng.choice(ids, min(size, SAMPLE_ROWS), replace=False).tolist()).select(["vector"])
-        rows = rows.to_arrow()
-    return GalleryStatistics.of(vectors_of(rows), size)
-
-
-def search_gallery(
-    gallery: "Gallery",
-    query: Query,
-    k: int,
-    where: str | None,
-    right: Sequence[str],
-    wrong: Sequence[str],
-    group_by: str | None,
-) -> SearchResults:
-    """Search as `Gallery.search` says."""
     check_k(k)
     if group_by is not None:
         check_choice("group_by", group_by, GROUPINGS)
     if both := sorted(set(right) & set(wrong)):
         raise ValueError(f"marked both right and wrong: {first_few(both)}; a picture is one of the two")
-    (embedded,) = embed_queries(*load_model(gallery.model_version, gallery.device), [query])
-    statistics = gallery.statistics(where)
+    (embedded,) = embed_queries(*encoder, [query])
+    statistics = table.statistics(where)
     if statistics is None:  # no rows
-        return SearchResults(str(query), [], gallery.images)
-    vector, left, presence, no_match = embedded.vector, where, None, False
+        return SearchResults(str(query), [], table.images)
+
+    vector, condition = embedded.vector, where
+    curve = calibration.curves.get(query.kind) if calibration else None
     if right or wrong:
-        marked = (gallery.vectors(names) if names else vector.new_empty(0, len(vector)) for names in (right, wrong))
-        vector = refine(vector, *marked, statistics.mean)
+        vector = _refined(table, vector, right, wrong, statistics)
         unmarked = f"NOT {any_of('image_id', [*right, *wrong])}"
-        left = f"({where}) AND {unmarked}" if where else unmarked
-    rows, groups = _ranked_groups(gallery, vector.numpy(), k, left, group_by)
-    curve = gallery.calibration and gallery.calibration.curves.get(query.kind)
-    if curve and not (right or wrong):
-        top_scores = torch.from_numpy(rows["score"].to_numpy()[:NUM_TOP].copy())[None]
-        counts = torch.tensor([statistics.size]), torch.tensor([query.num_words])
-        features = presence_features(top_scores, *statistics.of_scores(vector[None]), *counts)
-        presence = float(curve(features))
+        condition = f"({where}) AND {unmarked}" if where else unmarked
+        curve = None  # it was not fitted on refined queries
+    rows, groups = _ranked_groups(table, vector.numpy(), k, condition, group_by)
+    presence, no_match = None, False
+    if curve:
+        presence = _presence(curve, query, vector, rows, statistics)
         no_match = presence < curve.no_match_below
     results = _results(embedded, rows, groups[:k], statistics)
-    return SearchResults(str(query), results, gallery.images, presence, no_match)
+    return SearchResults(str(query), results, table.images, presence, no_match)
+
+
+def _refined(
+    table: GalleryTable,
+    vector: torch.Tensor,
+    right: Sequence[str],
+    wrong: Sequence[str],
+    statistics: GalleryStatistics,
+) -> torch.Tensor:
+    """The vector (D,) of a query, moved by marked pictures."""
+    nearer, farther = (table.vectors(names) if names else vector.new_empty(0, len(vector)) for names in (right, wrong))
+    return refine(vector, nearer, farther, statistics.mean)
 
 
 def _ranked_groups(
-    gallery: "Gallery", vector: np.ndarray, k: int, where: str | None, group_by: str | None
+    table: GalleryTable, vector: np.ndarray, k: int, where: str | None, group_by: str | None
 ) -> tuple[pa.Table, list[list[int]]]:
     """The best rows, enough for k groups and for the features of the scores, and their groups of places."""
     number = max(k if group_by is None else 4 * k, NUM_TOP)
     while True:
-        rows = gallery.nearest(vector, number, where)
+        rows = table.nearest(vector, number, where)
         if group_by == "track":
             groups = group_by_key(rows["track_id"].to_pylist())
         elif group_by == "duplicate":
@@ -131,6 +107,15 @@ def _ranked_groups(
         if len(groups) >= k or len(rows) < number:
             return rows, groups
         number *= 4
+
+
+def _presence(
+    curve: PresenceCurve, query: Query, vector: torch.Tensor, rows: pa.Table, statistics: GalleryStatistics
+) -> float:
+    """Probability that the person is in the gallery, from the scores of the best rows and of the whole gallery."""
+    top_scores = torch.from_numpy(rows["score"].to_numpy()[:NUM_TOP].copy())[None]
+    counts = torch.tensor([statistics.size]), torch.tensor([query.num_words])
+    return float(curve(presence_features(top_scores, *statistics.of_scores(vector[None]), *counts)))
 
 
 def _results(

@@ -1,8 +1,6 @@
 """The store: a gallery's Lance table through LanceDB, on a local disk or an object storage.
 
-Every change is one commit of Lance: it is there as a whole or not at all, whatever is killed when.
-
-Dimensions: D embedding width.
+Every change is one commit of Lance: it is there as a whole or not at all, even if the process is killed.
 """
 
 import json
@@ -24,35 +22,8 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 VECTOR_INDEX = "vector_idx"
-INDEXES = ("IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ")
-# With it two processes that add the same picture at the same time notice each other.
-PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
+INDEX = "IVF_RQ"  # kind of the index of large galleries
 IDS_PER_CONDITION = 1000  # image ids that one SQL condition names
-
-
-def gallery_schema(model: ModelVersion, width: int) -> pa.Schema:
-    """Columns of a gallery; the model stands in the metadata too, so that an empty table has one.
-
-    Args:
-        model: what makes the vectors.
-        width: D.
-    """
-    return pa.schema(
-        [
-            pa.field("image_id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
-            pa.field("uri", pa.string()),
-            pa.field("image", pa.large_binary()),  # encoded, where the picture has no file of its own
-            pa.field("vector", pa.list_(pa.float32(), width), nullable=False),  # of unit length
-            pa.field("camera", pa.string()),
-            pa.field("time", pa.timestamp("us", tz="UTC")),
-            pa.field("track_id", pa.string()),
-            pa.field("person_id", pa.int64()),
-            pa.field("content_hash", pa.string(), nullable=False),
-            pa.field("model_name", pa.string(), nullable=False),
-            pa.field("model_revision", pa.string(), nullable=False),
-        ],
-        metadata={"model_name": model.name, "model_revision": model.revision},
-    )
 
 
 def any_of(column: str, values: Iterable[str]) -> str:
@@ -75,11 +46,11 @@ def _ids_by_fragment(dataset: "LanceDataset", image_ids: Sequence[str]) -> dict[
 
 @dataclass(frozen=True)
 class Store:
-    """Where a gallery lies, and what can be done to its table.
+    """Where a gallery is stored, and how its table is written.
 
     Attributes:
         uri: path or URI, which ends in ".lance".
-        storage_options: what the object storage wants to know, as pairs; the environment usually says it.
+        storage_options: settings of the object storage, as pairs; by default the environment's.
 
     Raises:
         ValueError: if `uri` does not end in ".lance".
@@ -160,19 +131,18 @@ class Store:
         reader = pa.RecordBatchReader.from_batches(dataset.schema, dataset.to_batches())
         self.connect().create_table(self.name, data=reader, schema=dataset.schema, mode="overwrite")
 
-    def build_index(self, table: "Table", index: str) -> None:
-        """Build one of `INDEXES` for cosine search, in the place of what there is."""
-        from lancedb.index import HnswSq, IvfPq, IvfRq
+    def build_index(self, table: "Table") -> None:
+        """Build an index of the kind `INDEX` for cosine search, in the place of what there is."""
+        from lancedb.index import IvfRq
 
-        config = {"IVF_RQ": IvfRq, "IVF_HNSW_SQ": HnswSq, "IVF_PQ": IvfPq}[index](distance_type="cosine")
-        table.create_index("vector", config=config, name=VECTOR_INDEX)
+        table.create_index("vector", config=IvfRq(distance_type="cosine"), name=VECTOR_INDEX)
 
     def upsert(self, table: "Table", rows: pa.Table) -> None:
         """Commit rows; those whose `image_id` is in the table already take the place of the old ones."""
         table.merge_insert("image_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
     def write_fragments(self, rows: pa.Table) -> list[str]:
-        """Write rows beside the table, not yet part of it, and return what `commit_fragments` wants to know."""
+        """Write rows beside the table, not yet part of it, and return what `commit_fragments` takes."""
         from lance.fragment import write_fragments
 
         fragments = write_fragments(
@@ -184,7 +154,7 @@ class Store:
         """Make fragments part of the table and take the rows which they replace out, in one commit.
 
         Args:
-            fragments: what `write_fragments` returned, on whatever machine.
+            fragments: what `write_fragments` returned, on any machine.
             replaced: image ids whose present rows go.
         """
         import lance
@@ -193,11 +163,13 @@ class Store:
         dataset = self.dataset()
         changed, removed = [], []
         for fragment_id, image_ids in _ids_by_fragment(dataset, replaced).items():
-            left = dataset.get_fragment(fragment_id).delete(any_of("image_id", image_ids))
-            if left is None:
+            fragment = dataset.get_fragment(fragment_id)
+            assert fragment is not None  # the dataset has just named it
+            rest = fragment.delete(any_of("image_id", image_ids))
+            if rest is None:
                 removed.append(fragment_id)
             else:
-                changed.append(left)
+                changed.append(rest)
         operation = lance.LanceOperation.Update(
             removed_fragment_ids=removed,
             updated_fragments=changed,

@@ -1,26 +1,69 @@
-"""Upkeep of a gallery's table: looking for what should not be, and converting it to another model."""
+"""Upkeep of a gallery's table: what it holds, its index, what should not be in it, and another model."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ivt.corpora.rows import first_few
+from ivt.messages import first_few
 from ivt.retrieval.models import embedding_width
 
-from .crops import Crop
-from .engine import CROP_SCHEMA, Work, hash_crops
+from .columns import CROP_SCHEMA, Crop, gallery_schema
+from .engine import Work, hash_crops
 from .indexing import Indexer
-from .store import Store, gallery_schema
+from .store import INDEX, VECTOR_INDEX, Store
 
 if TYPE_CHECKING:
     from lancedb.table import Table
 
+# Up to here a search compares with every row, above it asks an index; measured by benchmarks/gallery.py.
+EXACT_ROWS = 50_000
+MAX_FRAGMENTS = 32  # batches that may be stored in files of their own before they are put together
+MAX_UNINDEXED = 0.1  # share of the rows that may be missing in the index before it is extended
 LENGTH_TOLERANCE = 1e-3  # how far from 1 the length of a vector may be
 ROWS_PER_READ = 1024
+
+
+def optimize_table(store: Store, table: "Table", cleanup_older_than: timedelta = timedelta(days=1)) -> None:
+    """Put small files together, drop old versions, and build or extend the index; see `Gallery.optimize`."""
+    table.optimize(cleanup_older_than=cleanup_older_than)
+    index = table.index_stats(VECTOR_INDEX)
+    if table.count_rows() > EXACT_ROWS and (index is None or index.index_type != INDEX):
+        store.build_index(table)
+
+
+def tidy_up(store: Store, table: "Table") -> None:
+    """Optimize a table if that is worth it."""
+    rows, index = table.count_rows(), table.index_stats(VECTOR_INDEX)
+    wants_index = rows > EXACT_ROWS if index is None else index.num_unindexed_rows > MAX_UNINDEXED * rows
+    fragments = table.stats()["fragment_stats"]  # ty: ignore[not-subscriptable]  # a dict, whatever its annotation
+    if wants_index or fragments["num_fragments"] > MAX_FRAGMENTS:
+        optimize_table(store, table)
+
+
+def describe_table(store: Store, table: "Table") -> dict[str, Any]:
+    """What a gallery's table holds; see `Gallery.info`."""
+    rows = store.dataset().to_table(columns=["camera", "time"])
+    cameras = {row["values"]: row["counts"] for row in rows["camera"].value_counts().to_pylist()}
+    times = pc.min_max(rows["time"]).as_py()
+    index, model = table.index_stats(VECTOR_INDEX), store.model_version(table)
+    return {
+        "uri": store.uri,
+        "pictures": len(rows),
+        "cameras": {camera or "unknown": cameras[camera] for camera in sorted(cameras, key=lambda name: name or "")},
+        "first_time": times["min"],
+        "last_time": times["max"],
+        "model_name": model.name,
+        "model_revision": model.revision,
+        "index": index and index.index_type,
+        "unindexed_pictures": index and index.num_unindexed_rows,
+        "bytes": table.stats()["total_bytes"],  # ty: ignore[not-subscriptable]  # likewise
+    }
 
 
 def verify_table(store: Store, table: "Table", pictures: bool = True) -> dict[str, list[str]]:
@@ -43,7 +86,7 @@ def verify_table(store: Store, table: "Table", pictures: bool = True) -> dict[st
             if pictures and found[image_id] != expected:
                 what = "picture is missing" if found[image_id] is None else "picture has changed"
                 problems[what].append(image_id)
-    problems["name stands twice"] = [image_id for image_id, count in counts.items() if count > 1]
+    problems["duplicate name"] = [image_id for image_id, count in counts.items() if count > 1]
     return {problem: image_ids for problem, image_ids in problems.items() if image_ids}
 
 

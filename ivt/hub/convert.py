@@ -1,27 +1,31 @@
-"""Convert a checkpoint of the IVT authors (Shu et al. 2022, arXiv 2208.08608) into a folder the Auto classes load.
+"""Other weights -> a folder that the Auto classes load: the IVT authors' files, a ViT and a BERT, an IVT checkpoint.
 
-    python -m ivt.hub.convert CHECKPOINT OUTPUT_DIR --image_size 384 128 --patch_stride 12 \
-        --num_attention_heads 12 [--tokenizer DIR_OR_NAME]
+    ivt convert ivt-cuhk --init official=checkpoint_best.pth --image-size 384 128 --patch-stride 12 \
+        --num-attention-heads 12 --tokenizer google-bert/bert-base-uncased
+    ivt convert start --config cuhk_pedes
 
-Everything else is read from the shapes of the tensors. Such a file is a pickle, in torch's old or new format: only
-tensors and plain containers are read from it, its code is never run. The conversion fails, and writes nothing, unless
-every parameter of the network is found and every key of the file is used or known not to matter.
-
-`AutoModel.from_pretrained(OUTPUT_DIR, trust_remote_code=True)` then loads the model.
+An authors' file (Shu et al. 2022, arXiv 2208.08608) is a pickle, in torch's old or new format: only tensors and plain
+containers are read from it, its code is never run. Every parameter of the network must be found and every key of the
+file used or known not to matter, or nothing is written.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
+from accelerate.utils import set_seed
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ivt.new_folder import check_output, new_folder
+from ivt.files import check_empty, new_folder
+from ivt.retrieval.models import load_processor
+from ivt.training.arguments import parse_arguments
+from ivt.training.initialization import GEOMETRY, build_model, continued_model, normalisation_of
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor
+
+OFFICIAL = "official="
+Start = tuple[IVTModel, IVTProcessor | IVTImageProcessor, list[str]]  # and lines on what the weights were made of
 
 
 def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
@@ -31,7 +35,8 @@ def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
         ValueError: if there is none, or not that of a model with this vocabulary size.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # its return type has a None, for a transformers without the package tokenizers
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)  # ty: ignore[invalid-assignment]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no tokenizer can be loaded from {name}; pass a folder written by a tokenizer's save_pretrained, or a "
@@ -46,72 +51,79 @@ def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save(model: IVTModel, processor: IVTProcessor | IVTImageProcessor, output_dir: Path) -> None:
-    """Write model, code files and processor, all or nothing."""
-    with new_folder(output_dir) as folder:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+def build_processor(
+    config: IVTConfig, tokenizer: str | None, **normalisation: Any
+) -> IVTProcessor | IVTImageProcessor:
+    """The processor of a model; without a tokenizer the image processor alone."""
+    height, width = config.image_size
+    image_processor = IVTImageProcessor(size={"height": height, "width": width}, **normalisation)
+    return IVTProcessor(image_processor, load_tokenizer(tokenizer, config)) if tokenizer else image_processor
+
+
+def official_start(file: str, tokenizer: str | None, model_fields: dict[str, Any]) -> Start:
+    """The model of an authors' file, which does not tell its geometry.
+
+    Raises:
+        ValueError: if a size is not given or anything does not fit.
+    """
+    missing = [name for name in GEOMETRY if name not in model_fields]
+    if missing:
+        options = ", ".join("--" + name.replace("_", "-") for name in missing)
+        raise ValueError(f"{OFFICIAL}{file} does not tell {', '.join(missing)}; pass {options}")
+    model, lines = load_official(file, **model_fields)
+    if tokenizer is None:
+        lines.append("no tokenizer written, only the image processor: pass --tokenizer NAME for a whole processor")
+    return model, build_processor(model.config, tokenizer), lines
+
+
+def checkpoint_start(checkpoint: str, tokenizer: str | None, model_fields: dict[str, Any]) -> Start:
+    """An IVT checkpoint, with fields of its configuration changed or with another tokenizer."""
+    model = continued_model(checkpoint, model_fields)
+    if tokenizer is None:
+        return model, load_processor(checkpoint), []
+    return model, build_processor(model.config, tokenizer, **normalisation_of(checkpoint)), []
 
 
 def convert(
-    checkpoint: Path,
     output_dir: Path,
-    image_size: Sequence[int],
-    patch_stride: int,
-    num_attention_heads: int,
-    tokenizer_name: str | None = None,
-) -> None:
-    """Convert `checkpoint` into the folder `output_dir` and print what became of every key.
+    init: str | None = None,
+    config: str | None = None,
+    tokenizer: str | None = None,
+    fields: Sequence[str] = (),
+) -> list[str]:
+    """Write model, code files and processor to a folder, all or nothing.
 
     Args:
-        checkpoint: file of the authors' training.
         output_dir: new or empty folder.
-        image_size: (height, width) in pixels.
-        patch_stride: distance of two patches in pixels.
-        num_attention_heads: heads per block.
-        tokenizer_name: folder or Hub name of the BERT tokenizer; None writes none.
+        init: "official=FILE", "vit=NAME,bert=NAME" or a checkpoint; None takes the recipe's.
+        config: a recipe, by name or path; the folder then holds the start that a run of it has.
+        tokenizer: folder or Hub name of the BERT tokenizer. None takes the recipe's or the checkpoint's, and writes
+            none for an authors' file.
+        fields: others of the recipe and the model, as `ivt train` takes them: ["--model.patch_stride", "12"]. An
+            authors' file needs `image_size`, `patch_stride` and `num_attention_heads`.
+
+    Returns:
+        Lines on what the weights were made of.
 
     Raises:
         ValueError: if anything does not fit; nothing is written then.
         OSError: if a file cannot be read or written.
     """
-    output_dir = check_output(output_dir)
-    model, lines = load_official(checkpoint, image_size, patch_stride, num_attention_heads)
-    print("\n".join(lines))
-    height, width = model.config.image_size
-    processor = IVTImageProcessor(size={"height": height, "width": width})
-    if tokenizer_name is not None:
-        processor = IVTProcessor(processor, load_tokenizer(tokenizer_name, model.config))
-    save(model, processor, output_dir)
-    if tokenizer_name is None:
-        print("no tokenizer written, only the image processor: pass --tokenizer DIR_OR_NAME for a whole processor")
-    print(f"saved in {output_dir}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ivt.hub.convert", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="new or empty folder")
-    parser.add_argument("--image_size", type=int, nargs=2, required=True, metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--patch_stride", type=int, required=True, metavar="S", help="distance of patches in pixels")
-    parser.add_argument("--num_attention_heads", type=int, required=True, metavar="N", help="heads per block")
-    parser.add_argument("--tokenizer", metavar="DIR_OR_NAME", help="BERT tokenizer; left out, none is written")
-    options = parser.parse_args(arguments)
-    try:
-        convert(
-            options.checkpoint,
-            options.output_dir,
-            options.image_size,
-            options.patch_stride,
-            options.num_attention_heads,
-            options.tokenizer,
-        )
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    output_dir = check_empty(output_dir)
+    if init is None and config is None:
+        raise ValueError("say what to convert: --init official=FILE, vit=NAME,bert=NAME or CHECKPOINT")
+    given = {"config": config, "init": init, "tokenizer": tokenizer}
+    arguments = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
+    _, recipe, model_fields = parse_arguments([*arguments, *fields])
+    if init is None or config is not None or init == "random" or init.startswith(("vit=", "bert=")):
+        set_seed(recipe.seed)  # of what is drawn
+        model, processor, lines = build_model(recipe, model_fields)
+        lines = lines or ["all weights are random"]
+    elif init.startswith(OFFICIAL):
+        model, processor, lines = official_start(init.removeprefix(OFFICIAL), tokenizer, model_fields)
+    else:
+        model, processor, lines = checkpoint_start(init, tokenizer, model_fields)
+    with new_folder(output_dir) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return lines

@@ -1,24 +1,22 @@
 """Export a checkpoint for ONNX Runtime or OpenVINO: image and text encoder as two graphs.
 
-    python -m ivt.hub.export CHECKPOINT --format onnx
-    python -m ivt.hub.export CHECKPOINT OUTPUT_DIR --format openvino --int8 --corpus cuhk-pedes --corpus_root FOLDER
+    ivt export CHECKPOINT --format onnx
+    ivt export CHECKPOINT OUTPUT_DIR --format openvino --int8 --corpus cuhk-pedes --corpus-root FOLDER
 
 CHECKPOINT is a folder or a Hub name. The graphs take batches of any size and texts of any length the model holds, and
 give the embeddings of `get_image_features` and `get_text_features`; they need no PyTorch. `ExportedIVTModel` of
 `ivt.retrieval.exported` puts these two methods in front of them, and everything here that embeds takes the folder like
-a checkpoint: `python evaluate_hf.py OUTPUT_DIR …`, `ivt index … --model OUTPUT_DIR`.
+a checkpoint: `ivt evaluate OUTPUT_DIR …`, `ivt index … --model OUTPUT_DIR`.
 
 `--int8` quantises weights and activations with NNCF, OpenVINO's tool, which writes both formats. The ranges of the
 activations are those of 300 images and captions of a corpus, which should be like what the model will see. What an
 export costs in accuracy and wins in speed: `docs/export.md`.
 """
 
-import argparse
 import json
 import logging
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,12 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn.functional import normalize
 
-from ivt.corpora import CORPORA, SPLITS, load_corpus
-from ivt.new_folder import check_output, new_folder
+from ivt.corpora.load import load_corpus
+from ivt.files import check_empty, new_folder
 from ivt.retrieval.checkpoints import load_checkpoint
 from ivt.retrieval.exported import (
     EXPORT_FILE,
@@ -131,6 +128,7 @@ def write_onnx(graph: Graph, path: Path, calibration: list[dict[str, np.ndarray]
         dynamo=True,
         verbose=False,
     )
+    assert program is not None  # only an export without dynamo gives None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where in whose source files the operation was called
     if calibration is None:
@@ -160,14 +158,17 @@ def write_openvino(graph: Graph, path: Path, calibration: list[dict[str, np.ndar
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def quantise(model: Any, calibration: list[dict[str, np.ndarray]], **attention: list[str]) -> Any:
+def quantise(
+    model: Any, calibration: list[dict[str, np.ndarray]], names: Sequence[str] = (), types: Sequence[str] = ()
+) -> Any:
     """Quantise weights and activations of an ONNX or OpenVINO model with NNCF.
 
     Args:
         model: what the library of the format loads.
         calibration: inputs by name, one sample each.
-        **attention: the products of activations with activations, as `nncf.IgnoredScope` takes them. They stay in
-            floats: they are a small part of the work, and most of what int8 costs in accuracy.
+        names: the products of activations with activations. They stay in floats: they are a small part of the work,
+            and most of what int8 costs in accuracy.
+        types: or the types of these operations.
     """
     import nncf
 
@@ -177,7 +178,7 @@ def quantise(model: Any, calibration: list[dict[str, np.ndarray]], **attention: 
         nncf.Dataset(calibration),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(**attention),
+        ignored_scope=nncf.IgnoredScope(names=list(names), types=list(types)),
     )
 
 
@@ -185,7 +186,7 @@ WRITERS = {"onnx": write_onnx, "openvino": write_openvino}
 
 
 @contextmanager
-def silent_tracing() -> Iterator[None]:
+def silent_tracing() -> Generator[None]:
     """Hold back what PyTorch says about its own code and about a torchvision that nothing here needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -207,10 +208,11 @@ def difference_of(
     if calibration is not None:  # the ranges of an int8 graph are not those of noise
         batches = [{name: torch.from_numpy(array) for name, array in inputs.items()} for inputs in calibration[:8]]
     embed = exported.get_image_features if graph.name == IMAGE_ENCODER else exported.get_text_features
-    differences = [
-        normalize(embed(**batch).pooler_output, dim=-1) - normalize(graph.encoder(**batch), dim=-1)
-        for batch in batches
-    ]
+    differences = []
+    for batch in batches:  # its keys are the tensors that `embed` takes, never cls_only
+        embeds = embed(**batch).pooler_output  # ty: ignore[invalid-argument-type]
+        assert embeds is not None  # no export is without
+        differences.append(normalize(embeds, dim=-1) - normalize(graph.encoder(**batch), dim=-1))
     return torch.cat(differences).abs().max()
 
 
@@ -226,23 +228,27 @@ def check_packages(format: str, int8: bool) -> tuple[str, ...]:
 
 def export(
     checkpoint: str,
-    output_dir: Path,
+    output_dir: Path | None,
     format: str,
     int8: bool = False,
     corpus: str = "synthetic",
     corpus_root: str | None = None,
     split: str = "val",
-) -> None:
-    """Export `checkpoint` into the folder `output_dir` and print how far it is from PyTorch.
+) -> dict[str, Any]:
+    """Export `checkpoint` into a folder and compare the graphs with PyTorch.
 
     Args:
         checkpoint: folder or Hub name of an IVT model with its processor.
-        output_dir: new or empty folder.
+        output_dir: new or empty folder; None names one here after the checkpoint, the format and int8.
         format: "onnx" or "openvino".
         int8: quantise.
         corpus: where to find the ranges of the activations, if `int8`.
         corpus_root: its folder.
         split: its split.
+
+    Returns:
+        What `export.json` tells, the folder, and per graph its megabytes and its largest difference from PyTorch in a
+        number of the unit-length embeddings.
 
     Raises:
         ValueError: if anything does not fit, or a float32 export differs by more than `TOLERANCE`; nothing is written
@@ -253,7 +259,8 @@ def export(
         raise ValueError(f"format is {format!r}, expected one of {', '.join(WRITERS)}")
     packages = check_packages(format, int8)
     disable_telemetry()
-    output_dir = check_output(output_dir)
+    name = Path(checkpoint).resolve().name
+    output_dir = check_empty(output_dir or Path(f"{name}-{format}-int8" if int8 else f"{name}-{format}"))
     model, processor = load_checkpoint(checkpoint, dtype=torch.float32).eval(), load_processor(checkpoint)
     calibration = calibration_inputs(processor, corpus, corpus_root, split) if int8 else {}
     graphs = graphs_of(model)
@@ -267,52 +274,20 @@ def export(
         about = {
             "format": format,
             "int8": int8,
-            "checkpoint": Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint,
+            "checkpoint": name if Path(checkpoint).is_dir() else checkpoint,
             "revision": find_version(checkpoint).revision,
             "calibration": f"{corpus} {split}" if int8 else None,
             "versions": {package: version(package) for package in ("torch", "transformers", *packages)},
         }
         (folder / EXPORT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        exported = ExportedIVTModel.from_pretrained(folder)
+        exported, measured = ExportedIVTModel.from_pretrained(folder), {}
         for graph in graphs:
-            difference = difference_of(graph, exported, calibration.get(graph.name))
-            differs = f"differs from PyTorch by at most {difference:.1e} in unit-length embeddings"
+            difference = difference_of(graph, exported, calibration.get(graph.name)).item()
             if not int8 and not difference <= TOLERANCE:
-                raise ValueError(f"{graph.name} {differs}, expected at most {TOLERANCE}")
-            size = sum(file.stat().st_size for file in folder.glob(f"{graph.name}.*")) / 1e6
-            print(f"{graph.name}: {size:.1f} MB, {differs}")
-    print(f"saved in {output_dir}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ivt.hub.export", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub name of a model with its processor")
-    parser.add_argument(
-        "output_dir",
-        type=Path,
-        nargs="?",
-        metavar="OUTPUT_DIR",
-        help="new or empty folder (default: the checkpoint's name with the format behind it, here)",
-    )
-    parser.add_argument("--format", required=True, choices=WRITERS)
-    parser.add_argument("--int8", action="store_true", help="quantise to 8-bit integers")
-    parser.add_argument(
-        "--corpus", default="synthetic", choices=CORPORA, help="where --int8 finds the ranges of the activations"
-    )
-    parser.add_argument("--corpus_root", help="its official folder (synthetic: a folder to cache it in)")
-    parser.add_argument("--split", default="val", choices=SPLITS)
-    options = vars(parser.parse_args(arguments))
-    if options["output_dir"] is None:
-        name = f"{Path(options['checkpoint']).resolve().name}-{options['format']}"
-        options["output_dir"] = Path(f"{name}-int8" if options["int8"] else name)
-    try:
-        export(**options)
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+                raise ValueError(
+                    f"{graph.name} differs from PyTorch by {difference:.1e} in unit-length embeddings, expected at "
+                    f"most {TOLERANCE}"
+                )
+            size = sum(file.stat().st_size for file in folder.glob(f"{graph.name}.*"))
+            measured[graph.name] = {"megabytes": round(size / 1e6, 3), "difference": difference}
+    return {**about, "folder": str(output_dir), "graphs": measured}

@@ -6,7 +6,7 @@
 
 Labels are whole descriptions; their scores sum to 1, the best fit first. Embeddings have unit length, so the dot
 product of two is their cosine. Whatever is wrong with a request, the answer is `{"error": "what was found and what was
-expected"}`. Nothing is fetched: images come in the request. `tools/publish.py` uploads this file to the root of the
+expected"}`. Nothing is fetched: images come in the request. `ivt publish` uploads this file to the root of the
 model's repository, where it finds the model by the Auto classes.
 """
 

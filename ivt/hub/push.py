@@ -1,18 +1,15 @@
 """A corpus -> parquet files with a dataset card, on the Hub or in a folder.
 
-    python -m ivt.hub.push synthetic ORG/NAME [--private] [--num_people 2000]
-    python -m ivt.hub.push synthetic ORG/NAME --dry_run FOLDER
-    python -m ivt.hub.push rstpreid ORG/NAME --corpus_root data/RSTPReid --private --i_have_the_right
+    ivt corpus push synthetic ORG/NAME [--private] [--num-people 2000]
+    ivt corpus push synthetic ORG/NAME --dry-run FOLDER
+    ivt corpus push rstpreid ORG/NAME --corpus-root data/RSTPReid --private --i-have-the-right
 
-The embedded corpus is everybody's. The pictures of the others belong to those who took them, and the corpora are given
+The drawn corpus is everybody's. The pictures of the others belong to those who took them, and the corpora are given
 out for research on conditions, so they are refused unless you state that you have the right to pass them on.
 `load_dataset("ORG/NAME")`, or `load_dataset(FOLDER)`, then gives the rows of `load_corpus`.
 """
 
-import argparse
 import math
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +18,14 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ivt.corpora import load_corpus
 from ivt.corpora.drawn.people import NUM_CAMERAS, PARTS
-from ivt.corpora.official import LAYOUTS, ON_BAD_IMAGE
-from ivt.corpora.rows import check_choice
+from ivt.corpora.load import load_corpus
+from ivt.corpora.official import LAYOUTS
 from ivt.corpora.sharded import write_parquet as write_parquet_file
+from ivt.files import new_folder
+from ivt.messages import check_choice
 
-from .repository import open_folder, upload_repository
+from .repository import check_name, upload_repository
 
 PUSHABLE = (*LAYOUTS, "synthetic")
 IMAGES_PER_FILE = 10_000  # a few hundred MB of JPEG
@@ -47,8 +45,8 @@ Drawn people with generated captions, for trying text-based person retrieval wit
 a person differ in camera, pose and light; captions name what one can see, in many wordings, and leave much out. Nobody
 here exists, and nothing in these drawings says how a model does on photographs.
 
-Made by `python -m ivt.hub.push synthetic` of the distribution `ivt-person-retrieval`, from seed 0; with one version of
-Pillow the same command gives the same bytes.\
+Made by `ivt corpus push synthetic` of the distribution `ivt-person-retrieval`, from seed 0; with one version of Pillow
+the same command gives the same bytes.\
 """
 LICENSED = """\
 {name}, converted from the folder that its authors distribute (`{file}` and its pictures). The pictures show people who
@@ -129,37 +127,46 @@ def build_repository(name: str, root: str | None, folder: Path, **options: Any) 
     DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{card_text(name, splits)}\n").save(folder / "README.md")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line; write the files; upload them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help=", ".join(PUSHABLE))
-    parser.add_argument("repo_id", metavar="ORG/NAME", help="dataset repository on the Hub, created if it is missing")
-    parser.add_argument("--corpus_root", help="the corpus's official folder (synthetic: a folder to cache it in)")
-    parser.add_argument("--on_bad_image", default="error", choices=ON_BAD_IMAGE, help="skip: leave them out")
-    parser.add_argument("--num_people", type=int, help="synthetic: people in every split")
-    parser.add_argument("--private", action="store_true", help="nobody else may see it")
-    parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write everything there, upload nothing")
-    parser.add_argument("--i_have_the_right", action="store_true", help="you may pass on this licensed corpus")
-    arguments = parser.parse_args(argv)
-    check_choice("corpus", arguments.name, PUSHABLE)
-    if arguments.name != "synthetic" and not arguments.i_have_the_right:
+def push(
+    name: str,
+    repo_id: str,
+    corpus_root: str | None = None,
+    *,
+    on_bad_image: str = "error",
+    num_people: int | None = None,
+    private: bool = False,
+    dry_run: Path | None = None,
+    have_the_right: bool = False,
+) -> str:
+    """Push a corpus to the Hub, or write the same files to a folder.
+
+    Args:
+        name: see `load_corpus`.
+        repo_id: ORG/NAME of a dataset repository, created if it is missing.
+        corpus_root: see `load_corpus`.
+        on_bad_image: likewise.
+        num_people: synthetic: people in every split.
+        private: nobody else may see it.
+        dry_run: new or empty folder that takes the files; nothing is uploaded then.
+        have_the_right: you may pass on this licensed corpus.
+
+    Returns:
+        The address of the repository, or the folder.
+
+    Raises:
+        ValueError: if the corpus cannot be read, or is licensed and the right to pass it on is not stated.
+        OSError: if the Hub cannot be reached or refuses.
+    """
+    check_choice("corpus", name, PUSHABLE)
+    check_name(repo_id)
+    if name != "synthetic" and not have_the_right:
         raise ValueError(
-            f"{arguments.name} is given out on conditions and shows real people; pass --i_have_the_right if its "
+            f"{name} is given out on conditions and shows real people; pass --i-have-the-right if its "
             "authors allow you to pass it on"
         )
-    with open_folder(arguments.dry_run) as folder:
-        options = {} if arguments.num_people is None else {"num_people": arguments.num_people}
-        options["on_bad_image"] = arguments.on_bad_image
-        build_repository(arguments.name, arguments.corpus_root, folder, **options)
-        if arguments.dry_run:
-            print(f"written to {folder}, nothing uploaded")
-        else:
-            message = f"Push {arguments.name}"
-            print(upload_repository(folder, arguments.repo_id, "dataset", message, private=arguments.private))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    options = {} if num_people is None else {"num_people": num_people}
+    with new_folder(dry_run) as folder:
+        build_repository(name, corpus_root, folder, on_bad_image=on_bad_image, **options)
+        if dry_run:
+            return str(dry_run)
+        return upload_repository(folder, repo_id, "dataset", f"Push {name}", private=private)

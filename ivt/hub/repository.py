@@ -1,34 +1,19 @@
 """Folders -> repositories of the Hub; what pushing a corpus and publishing a model have in common."""
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.errors import HTTPError
 
 
-@contextmanager
-def open_folder(folder: Path | None) -> Iterator[Path]:
-    """A folder to build a repository in: the one that is named, which stays, or one for as long as the block runs.
-
-    Raises:
-        ValueError: if the named one holds something already, which would become part of the repository.
-    """
-    if folder is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder; name one that is empty or not there")
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+def check_name(repo_id: str) -> None:
+    """Raise ValueError if a name on the Hub is not of the form ORG/NAME."""
+    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
+        raise ValueError(f"{repo_id!r} is no name on the Hub, expected ORG/NAME")
 
 
 def upload_repository(
-    folder: str | os.PathLike[str],
+    folder: Path,
     repo_id: str,
     repo_type: str,
     message: str,
@@ -54,17 +39,19 @@ def upload_repository(
             `private` is asked for.
         OSError: if the Hub cannot be reached or refuses.
     """
-    api, repository = HfApi(), {"repo_id": repo_id, "repo_type": repo_type}
-    sdk = metadata_load(Path(folder) / "README.md")["sdk"] if repo_type == "space" else None
+    api = HfApi()
+    sdk = (metadata_load(folder / "README.md") or {}).get("sdk") if repo_type == "space" else None
     try:
-        url = api.create_repo(**repository, private=private or None, space_sdk=sdk, exist_ok=True)
-        if private and not api.repo_info(**repository).private:
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private or None, space_sdk=sdk, exist_ok=True)
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
             raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or drop --private")
-        if tag in {reference.name for reference in api.list_repo_refs(**repository).tags}:
+        if tag in {reference.name for reference in api.list_repo_refs(repo_id, repo_type=repo_type).tags}:
             raise ValueError(f"{repo_id} has a version {tag} already; give this one another name with --tag")
-        commit = api.upload_folder(**repository, folder_path=folder, commit_message=message, delete_patterns="*")
+        commit = api.upload_folder(
+            repo_id=repo_id, repo_type=repo_type, folder_path=folder, commit_message=message, delete_patterns="*"
+        )
         if tag:
-            api.create_tag(**repository, tag=tag, revision=commit.oid)
+            api.create_tag(repo_id, repo_type=repo_type, tag=tag, revision=commit.oid)
     except (HTTPError, RuntimeError) as error:  # no connection at all, which is no OSError; an upload that broke off
         raise OSError(f"the Hub, {api.endpoint}, cannot be reached or refuses: {error}") from error
     return str(url)

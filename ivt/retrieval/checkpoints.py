@@ -34,7 +34,7 @@ def load_checkpoint(checkpoint: str, **kwargs: Any) -> PreTrainedModel:
 def load_embedder(
     checkpoint: str, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> PreTrainedModel | ExportedIVTModel:
-    """Load a model to embed with: a checkpoint as `load_checkpoint` does, or what `python -m ivt.hub.export` wrote.
+    """Load a model to embed with: a checkpoint as `load_checkpoint` does, or what `ivt export` wrote.
 
     Args:
         checkpoint: folder or Hub name.

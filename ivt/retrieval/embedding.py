@@ -5,7 +5,7 @@ Dimensions: n pictures or texts, B batch, L text tokens, D embedding width.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -15,12 +15,16 @@ import torch
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from processing.pictures import read_picture
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# A module with `get_image_features`, `get_text_features`, `device` and `dtype`. There is no common class.
+DualEncoder = Any
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Generator[None]:
     """Run a block in eval mode and without gradients; afterwards every module is in the mode it had before."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -46,7 +50,7 @@ def prefetch(function: Callable[[Item], Result], items: Iterable[Item], num_thre
             yield result
 
 
-def image_batches(images: Iterable[Any], batch_size: int) -> Iterator[Callable[[], list[Any]]]:
+def image_batches(images: Any, batch_size: int) -> Iterator[Callable[[], list[Any]]]:
     """Cut images into functions that load a batch each, so that a column of a dataset is decoded by whoever calls."""
     if isinstance(images, Sized):
         for start in range(0, len(images), batch_size):
@@ -57,7 +61,12 @@ def image_batches(images: Iterable[Any], batch_size: int) -> Iterator[Callable[[
             yield lambda batch=batch: batch
 
 
-def embed_pixels(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+def is_path(image: Any) -> bool:
+    """Whether an image is given by its path; a URL is none, and left to the processor."""
+    return isinstance(image, os.PathLike) or (isinstance(image, str) and "://" not in image)
+
+
+def embed_pixels(model: DualEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
     """Embed a batch of the processor (B, 3, height, width): unit length, float32, on the model's device (B, D)."""
     with evaluating(model):
         pixel_values = pixel_values.to(model.device, model.dtype)
@@ -66,7 +75,7 @@ def embed_pixels(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Te
 
 
 def embed_images(
-    model: torch.nn.Module,
+    model: DualEncoder,
     processor: Any,
     images: Iterable[Any],
     batch_size: int = 64,
@@ -87,12 +96,13 @@ def embed_images(
         Unit-length vectors (n, D), float32, on the CPU, in the order of the images.
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: if there are no images, or a file cannot be read.
     """
     num_threads = num_threads or min(8, os.cpu_count() or 1)
 
     def load(load_batch: Callable[[], list[Any]]) -> torch.Tensor:
-        return processor(images=load_batch(), return_tensors="pt")["pixel_values"]  # (B, 3, height, width)
+        batch = [read_picture(image) if is_path(image) else image for image in load_batch()]
+        return processor(images=batch, return_tensors="pt")["pixel_values"]  # (B, 3, height, width)
 
     embeds = []
     total = len(images) if isinstance(images, Sized) else None
@@ -106,7 +116,7 @@ def embed_images(
 
 
 def embed_texts(
-    model: torch.nn.Module,
+    model: DualEncoder,
     processor: Any,
     texts: Iterable[str],
     batch_size: int = 64,
@@ -156,5 +166,5 @@ def embed_texts(
                 ).pooler_output  # (B, D)
             )
             bar.update(len(batch))
-    embeds = normalize(torch.cat(embeds).float(), dim=-1).cpu()
-    return embeds[torch.tensor(longest_first).argsort()]
+    in_batches = normalize(torch.cat(embeds).float(), dim=-1).cpu()
+    return in_batches[torch.tensor(longest_first).argsort()]

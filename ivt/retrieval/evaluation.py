@@ -12,9 +12,7 @@ from datasets import Dataset
 
 from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 
-from .embedding import embed_images, embed_texts
-
-PROTOCOLS = ("standard", "reference")
+from .embedding import DualEncoder, embed_images, embed_texts
 
 
 def image_caption_pairs(dataset: Dataset) -> list[tuple[int, str]]:
@@ -28,7 +26,7 @@ def embed_alone(embed: Callable[[range], torch.Tensor], count: int) -> torch.Ten
 
 
 def evaluate_retrieval(
-    model: torch.nn.Module,
+    model: DualEncoder,
     processor: Any,
     dataset: Dataset,
     batch_size: int = 64,
@@ -83,7 +81,7 @@ def evaluate_retrieval(
 
 
 def evaluate_as_reference(
-    model: torch.nn.Module,
+    model: DualEncoder,
     processor: Any,
     dataset: Dataset,
     batch_size: int = 64,

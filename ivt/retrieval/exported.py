@@ -1,6 +1,6 @@
 """An exported model: two graphs that ONNX Runtime or OpenVINO runs, behind the methods that embed with an `IVTModel`.
 
-`python -m ivt.hub.export` writes the folder:
+`ivt export` writes the folder:
 
     export.json                                format, precision, and the checkpoint it was made from
     config.json, processor and tokenizer       as those of the checkpoint
@@ -54,7 +54,7 @@ def disable_telemetry() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's own switch (its Privacy.md)
     # That of OpenVINO and NNCF, `opt_in_out --opt_out`, writes into the home folder and reports even this. They do
     # without where the package that reports is not installed, which None stands for.
-    sys.modules.setdefault("openvino_telemetry", None)
+    sys.modules.setdefault("openvino_telemetry", None)  # ty: ignore[no-matching-overload]  # None is allowed there
 
 
 def open_onnx(path: Path) -> Encoder:
@@ -71,7 +71,7 @@ def open_onnx(path: Path) -> Encoder:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, inputs)[0]
+    return lambda inputs: np.asarray(session.run(None, inputs)[0])
 
 
 def open_openvino(path: Path, dtype: torch.dtype) -> Encoder:
@@ -143,7 +143,7 @@ class ExportedIVTModel(nn.Module):
     def from_pretrained(
         cls, name: str | Path, dtype: torch.dtype = torch.float32, revision: str | None = None
     ) -> Self:
-        """Load what `python -m ivt.hub.export` wrote.
+        """Load what `ivt export` wrote.
 
         Args:
             name: folder or Hub name.
@@ -155,7 +155,7 @@ class ExportedIVTModel(nn.Module):
             ImportError: if the runtime is not installed.
         """
         if not is_exported(str(name), revision):
-            raise ValueError(f"{name} has no {EXPORT_FILE}, expected a folder that python -m ivt.hub.export wrote")
+            raise ValueError(f"{name} has no {EXPORT_FILE}, expected a folder that ivt export wrote")
         folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name), revision=revision))
         export = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
         if export["format"] not in SUFFIXES:
@@ -165,7 +165,7 @@ class ExportedIVTModel(nn.Module):
         check_dtype(dtype, export)
         paths = [folder / (encoder + SUFFIXES[export["format"]]) for encoder in (IMAGE_ENCODER, TEXT_ENCODER)]
         encoders = [open_onnx(path) if export["format"] == "onnx" else open_openvino(path, dtype) for path in paths]
-        return cls(IVTConfig.from_pretrained(name, revision=revision), *encoders)
+        return cls(IVTConfig.from_pretrained(name, revision=revision or "main"), *encoders)
 
     def get_image_features(
         self, pixel_values: torch.Tensor, cls_only: bool = True, **kwargs: Any

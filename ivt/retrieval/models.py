@@ -12,10 +12,10 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
+from ivt.choices import DEFAULT_MODEL
 
 from .checkpoints import load_embedder
 
-DEFAULT_MODEL = str(Path(__file__).parents[1] / "checkpoints" / "ivt-tiny-synthetic")
 WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
 # What decides about the embeddings; a README or the state of a training beside them does not.
 DECISIVE_FILES = (*WEIGHTS, "config.json", "*processor*_config.json", "tokenizer*.json", "vocab.txt")
@@ -29,7 +29,7 @@ class ModelVersion:
 
     Attributes:
         name: Hub name or folder.
-        revision: commit of a Hub model; "sha256:" and a digest of the files for a folder, wherever it lies.
+        revision: commit of a Hub model; "sha256:" and a digest of the files for a folder, wherever it is.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ModelVersion:
 
 
 def folder_revision(folder: Path) -> str:
-    """Digest of the files of a model that decide about its embeddings, the same wherever the folder lies.
+    """Digest of the files of a model that decide about its embeddings, the same wherever the folder is.
 
     Raises:
         ValueError: if the folder holds neither a model in Hub format nor an exported one.
@@ -49,7 +49,7 @@ def folder_revision(folder: Path) -> str:
     if not any(path.match(pattern) for path in paths for pattern in WEIGHTS):
         raise ValueError(
             f"{folder} holds no {' and no '.join(WEIGHTS)}, expected a model in Hub format as save_pretrained writes "
-            "it, or one that python -m ivt.hub.export wrote"
+            "it, or one that ivt export wrote"
         )
     digest = hashlib.sha256()
     for path in paths:
@@ -58,7 +58,7 @@ def folder_revision(folder: Path) -> str:
 
 
 def find_version(name: str, revision: str | None = None) -> ModelVersion:
-    """Tell which version of a model a name stands for, without loading its weights.
+    """Find which version of a model a name means, without loading its weights.
 
     Args:
         name: folder or Hub name.
@@ -80,9 +80,9 @@ def find_version(name: str, revision: str | None = None) -> ModelVersion:
 
 
 def find_same(version: ModelVersion) -> ModelVersion:
-    """Find a model as it was, by its name, or the embedded one if that is the same."""
+    """Find a model as it was, by its name, or the bundled one if that is the same."""
     if Path(DEFAULT_MODEL).is_dir() and find_version(DEFAULT_MODEL).revision == version.revision:
-        return find_version(DEFAULT_MODEL)  # whatever folder it lay in when the gallery was made
+        return find_version(DEFAULT_MODEL)  # it may have been in another folder when the gallery was made
     return find_version(version.name, hub_revision(version))
 
 
@@ -115,11 +115,27 @@ def load_processor(checkpoint: str, revision: str | None = None) -> Any:
         ) from error
 
 
+def find_device(name: str | None = None) -> torch.device:
+    """A device by its name, or with None (or "auto") an accelerator if there is one and the CPU if not.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
+    if name is None or name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {problem}; pass cpu, cuda or cuda:1") from error
+
+
 @lru_cache(maxsize=2)
 def _load_model(version: ModelVersion, device: str | None) -> tuple[torch.nn.Module, Any]:
     model = load_embedder(version.name, revision=hub_revision(version))
     processor = load_processor(version.name, hub_revision(version))
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+    return model.to(find_device(device)), processor
 
 
 _loading = threading.Lock()  # threads that want a model at the same time would each load it
@@ -130,7 +146,7 @@ def load_model(version: ModelVersion, device: str | None = None) -> tuple[torch.
 
     Args:
         version: what `find_version` gives.
-        device: where to put the model; by default a GPU if there is one.
+        device: see `find_device`.
     """
     with _loading:
         return _load_model(version, device)

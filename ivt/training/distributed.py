@@ -1,9 +1,10 @@
-"""Several processes: what DDP, FSDP and DeepSpeed each ask for, and work that is shared out among them.
+"""Several processes: what DDP and FSDP each ask for, and work that is shared out among them.
 
 The recipe rules, not the launcher: batch, accumulation, precision and clipping are the same however a run is started.
-Configurations for `accelerate launch` lie in `recipes/accelerate/`.
+Configurations for `accelerate launch` are in `ivt/recipes/accelerate/`.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from .objectives import Objective
+from .objective import Objective
 from .recipe import Recipe, RunPaths
 
 
@@ -29,40 +30,21 @@ def build_accelerator(paths: RunPaths, recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_plugin=accumulation,
-        log_with=paths.trackers or None,
+        log_with=[*paths.trackers] or None,
         project_config=ProjectConfiguration(logging_dir=str(Path(paths.output_dir) / "tensorboard")),
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise ValueError("FSDP version 1 is not supported; set fsdp_version: 2, as in recipes/accelerate/fsdp.yaml")
-    if recipe.cached_chunk and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"cached_chunk embeds outside of the wrapped model, which {accelerator.distributed_type} does not allow; "
-            "use DDP or gradient_checkpointing"
-        )
+        raise ValueError("FSDP 1 is not supported; set fsdp_version: 2, as in ivt/recipes/accelerate/fsdp.yaml")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        configure_deepspeed(accelerator.deepspeed_plugin.deepspeed_config, recipe)
+        raise ValueError("DeepSpeed is not supported; shard the weights with FSDP, ivt/recipes/accelerate/fsdp.yaml")
+    if recipe.cached_chunk and accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError(
+            "cached_chunk embeds outside of the wrapped model, which FSDP does not allow; use DDP, or "
+            "gradient_checkpointing instead"
+        )
+    if not accelerator.is_main_process:
+        logging.disable(logging.WARNING)  # once is enough
     return accelerator
-
-
-def configure_deepspeed(config: dict[str, Any], recipe: Recipe) -> None:
-    """Let DeepSpeed do what the recipe says: it accumulates and clips by itself, and would clip to 1 if not told.
-
-    Raises:
-        ValueError: for ZeRO-3, and where DeepSpeed would keep averaged weights in half precision.
-    """
-    stage = config["zero_optimization"]["stage"]
-    if stage > 2:
-        raise ValueError(
-            f"DeepSpeed ZeRO-{stage} is not supported: validation needs whole weights; set zero_stage: 2, or shard "
-            "the weights with recipes/accelerate/fsdp.yaml"
-        )
-    if recipe.ema_decay and recipe.mixed_precision != "no":
-        raise ValueError(
-            f"ema_decay {recipe.ema_decay} needs weights in float32, with mixed_precision {recipe.mixed_precision} "
-            "DeepSpeed keeps them in that; set mixed_precision no, or train with DDP or FSDP"
-        )
-    config["gradient_accumulation_steps"] = recipe.gradient_accumulation_steps
-    config["gradient_clipping"] = recipe.max_grad_norm or 0.0  # 0: off
 
 
 def prepare(accelerator: Accelerator, objective: Objective, *others: Any) -> tuple[Any, ...]:

@@ -16,12 +16,13 @@ it is an error.
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+from ivt.choices import RECIPES
 from ivt.retrieval.checkpoints import load_checkpoint
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.modeling_ivt import resize_grid
@@ -36,7 +37,7 @@ GEOMETRY = ("image_size", "patch_stride", "num_attention_heads")  # what the aut
 
 
 def check_sizes(source: Source, config: IVTConfig) -> None:
-    """Compare what the source tells of its geometry with the model's.
+    """Compare the geometry of a source with the model's.
 
     Raises:
         ValueError: naming the field of the configuration, both values and what to do.
@@ -51,18 +52,27 @@ def check_sizes(source: Source, config: IVTConfig) -> None:
             f"num_hidden_layers is {config.num_hidden_layers}, {source} has {source.depth} blocks; "
             f"pass --model.num_hidden_layers {source.depth} or less"
         )
-    if source.depth > config.num_hidden_layers:
-        source.notes.append(f"the first {config.num_hidden_layers} of {source.depth} blocks")
     told = {"hidden_act": source.config.get("hidden_act", config.hidden_act)}
     if source.kind == "ViT":
-        heads = source.config.get("num_attention_heads", (source.config.get("model_args") or {}).get("num_heads"))
-        if heads is None:
-            source.notes.append(f"its files do not tell its attention heads, taken for {config.num_attention_heads}")
         patches = source.tensors[source.keys_of("image_embeddings.patch_embeddings.weight")[0]]
-        told |= {"num_attention_heads": heads or config.num_attention_heads, "patch_size": patches.shape[-1]}
+        heads = attention_heads(source) or config.num_attention_heads
+        told |= {"num_attention_heads": heads, "patch_size": patches.shape[-1]}
     for name, value in told.items():
         if getattr(config, name) != value:
             raise ValueError(f"{name} is {getattr(config, name)}, in {source} {value}; pass --model.{name} {value}")
+
+
+def attention_heads(vit: Source) -> int | None:
+    """Attention heads of a ViT, None where its configuration does not say."""
+    return vit.config.get("num_attention_heads", (vit.config.get("model_args") or {}).get("num_heads"))
+
+
+def note_sizes(source: Source, config: IVTConfig) -> None:
+    """Note what of a source is left out, and what was assumed of it."""
+    if source.depth > config.num_hidden_layers:
+        source.notes.append(f"the first {config.num_hidden_layers} of {source.depth} blocks")
+    if source.kind == "ViT" and attention_heads(source) is None:
+        source.notes.append(f"its files do not tell its attention heads, taken for {config.num_attention_heads}")
 
 
 def vit_grid(source: Source, num_patches: int, patch_size: int) -> tuple[int, int]:
@@ -125,6 +135,7 @@ def assemble(vit: Source, bert: Source, config: IVTConfig) -> tuple[IVTModel, li
     """
     for source in (vit, bert):
         check_sizes(source, config)
+        note_sizes(source, config)
     fit_image_positions(vit, config)
     fit_text_positions(bert, config)
     model = IVTModel(config)
@@ -185,7 +196,7 @@ def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
         if value != getattr(config, name)
     ]
     try:
-        return load_checkpoint(checkpoint, dtype=torch.float32, **model_fields)
+        return cast(IVTModel, load_checkpoint(checkpoint, dtype=torch.float32, **model_fields))  # by its model_type
     except ValueError as error:
         if not changed:
             raise
@@ -260,13 +271,16 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
     Raises:
         ValueError: if the source of the weights, the tokenizer or the recipe's length of texts do not fit.
     """
+    packaged = RECIPES / recipe.tokenizer
+    name = packaged if packaged.is_dir() and not Path(recipe.tokenizer).is_dir() else recipe.tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer, model_max_length=recipe.max_text_tokens)
+        tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=recipe.max_text_tokens)
     except OSError as error:
         raise ValueError(
-            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} and cannot be had from the Hub; start in "
-            f"the folder the recipe's paths are meant from, or pass --tokenizer. The Hub said: {error}"
+            f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} or beside the recipe, and cannot be "
+            f"had from the Hub; pass --tokenizer. The Hub said: {error}"
         ) from error
+    assert tokenizer is not None  # None only if it is asked for by type
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     model, normalisation, lines = initial_model(recipe, model_fields, vocabulary)
     if len(tokenizer) != model.config.vocab_size:

@@ -16,7 +16,6 @@
 What several seeds of a recipe came to is in `seeds.json`.
 """
 
-import functools
 import hashlib
 import json
 import platform
@@ -167,6 +166,13 @@ def over_runs(reduce: Callable[[list[float]], float], results: list[Any]) -> Any
     return reduce(results)
 
 
+def _at(path: tuple[str, ...], results: Any) -> Any:
+    """What is at a path of nested dictionaries; None where the path ends early."""
+    for key in path:
+        results = results and results[key]
+    return results
+
+
 def summarise_seeds(output_dir: Path, folders: dict[int, Path]) -> str:
     """Write mean and standard deviation of the results of several seeds to `seeds.json`.
 
@@ -177,13 +183,13 @@ def summarise_seeds(output_dir: Path, folders: dict[int, Path]) -> str:
     Returns:
         A table of the text-to-image figures in percent: mean ± standard deviation, that of a sample (n - 1).
     """
-    results = [read_record(folder)["results"] for folder in folders.values()]
+    results = [record["results"] for folder in folders.values() if (record := read_record(folder))]
     mean, std = over_runs(statistics.fmean, results), over_runs(statistics.stdev, results)
     summary = {"seeds": list(folders), "mean": mean, "std": std, "results": results}
     write_text(output_dir / "seeds.json", json.dumps(summary, indent=2) + "\n")
     lines = [f"{f'{len(folders)} seeds, text to image':<24}" + "".join(f"{name:>15}" for name in SHOWN)]
     for path in (("validation",), ("test", "best"), ("test", "final")):
-        means, stds = (functools.reduce(lambda found, key: found and found[key], path, part) for part in (mean, std))
+        means, stds = (_at(path, part) for part in (mean, std))
         if means:
             figures = (f"{means['text_to_image'][name]:.2f} ± {stds['text_to_image'][name]:.2f}" for name in SHOWN)
             lines.append(f"{', '.join(path):<24}" + "".join(f"{figure:>15}" for figure in figures))

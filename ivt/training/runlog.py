@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ivt.files import flush_to_disk, write_text
 
 from .checkpoints import Progress, saving
-from .record import SHOWN, write_record
+from .record import SHOWN, describe_sizes, hash_rows, write_record
 
 CURVES = "curves.png"
 
@@ -107,6 +108,12 @@ class RunLog:
         with saving(self.folder / CURVES, self.folder):
             self.draw_curves()
         self.update_record(progress)
+
+    def add_test(self, rows: Dataset, results: dict[str, Any]) -> None:
+        """Put results on the test split, by the name of the saved model, into the record."""
+        corpus = self.record["corpus"]
+        corpus["sizes"]["test"], corpus["hash"]["test"] = describe_sizes(rows), hash_rows(rows)
+        self.record["results"]["test"] = results
 
     def update_record(self, progress: Progress, finished: bool = False) -> None:
         """Write `run.json` anew; when all is done also beside the models, with the curves."""

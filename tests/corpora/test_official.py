@@ -1,6 +1,8 @@
+import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +92,50 @@ def test_icfg_is_found_under_both_names(tmp_path: Path, file_name: str) -> None:
     assert len(load_corpus("icfg-pedes", folder, "test")) == 1
 
 
+def held_out_of(train: Iterable[int], test: Iterable[int] = ()) -> list[int]:
+    rows = [{"person_id": person, "split": "train"} for person in train]
+    rows += [{"person_id": person, "split": "test"} for person in test]
+    official.hold_out_val(rows)
+    assert [row["person_id"] for row in rows if row["split"] == "test"] == list(test)
+    return sorted({row["person_id"] for row in rows if row["split"] == "val"})
+
+
+def test_held_out_people_are_the_same_for_ever() -> None:
+    # chosen by SHA-256 of the decimal id: another choice would make figures on val incomparable
+    assert held_out_of(range(45)) == [8, 9, 39]
+    of_icfg = held_out_of(range(3102))
+    assert len(of_icfg) == 206 and of_icfg[:5] == [39, 49, 51, 55, 109]
+    assert hashlib.sha256(str(of_icfg).encode()).hexdigest()[:16] == "05f99c393f9a6de9"
+
+
+@pytest.mark.parametrize("num_test", [1, 15, 60, 1000])
+def test_people_of_other_splits_change_nothing_about_who_is_held_out(num_test: int) -> None:
+    for first in (1000, 0):  # from 0 on they are people of train as well, and stay in test with these pictures
+        assert held_out_of(range(45), range(first, first + num_test)) == held_out_of(range(45))
+    assert held_out_of(range(3102), range(5000, 5000 + num_test)) == held_out_of(range(3102))
+
+
+@pytest.mark.parametrize(("num_people", "num_held_out"), [(1, 1), (14, 1), (29, 1), (30, 2)])
+def test_one_in_fifteen_is_held_out_but_never_nobody(num_people: int, num_held_out: int) -> None:
+    assert len(held_out_of(range(num_people))) == num_held_out
+
+
 def test_icfg_val_is_identities_held_out_of_train(tmp_path: Path) -> None:
     train = [entry("icfg-pedes", n // 2, f"train/{n}.jpg", "train", f"Number {n}.") for n in range(90)]
-    test = [entry("icfg-pedes", 1000 + n, f"test/{n}.jpg", "test", "A man.") for n in range(3)]
+    test = [entry("icfg-pedes", 1000 + n, f"test/{n}.jpg", "test", "A man.") for n in range(60)]
     folder = write_corpus(tmp_path, "icfg-pedes", train + test)
     ids = {split: set(load_corpus("icfg-pedes", folder, split)["person_id"]) for split in SPLITS}
     assert len(ids["val"]) == 45 // official.HELD_OUT_SHARE == 3
     assert ids["train"] | ids["val"] == ids["train+val"] == set(range(45))
     assert not ids["train"] & ids["val"]
-    assert ids["test"] == {1000, 1001, 1002}
+    assert ids["test"] == set(range(1000, 1060))
     assert len(load_corpus("icfg-pedes", folder, "val")) == 6  # whole identities
     write_corpus(tmp_path, "icfg-pedes", test + train[::-1])
     assert set(load_corpus("icfg-pedes", folder, "val")["person_id"]) == ids["val"]
 
 
 def test_docstring_names_the_number_held_out_of_the_real_icfg() -> None:
-    rows = [{"person_id": person_id, "split": "train"} for person_id in range(3102)]
-    official.hold_out_val(rows)
-    held_out = sum(row["split"] == "val" for row in rows)
+    held_out = len(held_out_of(range(3102), range(3102, 4102)))
     assert f"one training identity in {official.HELD_OUT_SHARE} ({held_out} of 3,102)" in load_corpus.__doc__
 
 

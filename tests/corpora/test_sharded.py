@@ -110,19 +110,73 @@ def test_shards_are_a_corpus_like_any_other(tmp_path, rows, extension):
     assert len(load_corpus("shards", tmp_path, "val")) == 5  # not the cache of the older ones
 
 
-def test_tool_writes_what_it_counts(tmp_path, capsys):
+def test_command_writes_what_it_counts(tmp_path, ivt):
     make_rows(7, tmp_path).remove_columns("levels").to_parquet(tmp_path / "train-00000-of-00001.parquet", batch_size=2)
-    command = ["shards", str(tmp_path / "tar"), "--corpus_root", str(tmp_path), "--splits", "train"]
-    shard.main([*command, "--format", "webdataset", "--rows_per_shard", "3"])
-    assert "train: 7 pictures, 13 captions in 3 shards" in capsys.readouterr().out
+    command = ["shards", tmp_path / "tar", "--corpus-root", tmp_path, "--split", "train"]
+    done = ivt("corpus", "shard", *command, "--format", "webdataset", "--rows-per-shard", 3)
+    assert "train: 7 pictures, 13 captions in 3 shards" in done.stdout
     first = next(iter(ShardedRows(tmp_path / "tar", "train")))
     assert first["levels"][0]["phrases"] == [first["captions"][0]]
     for arguments, message in (
         (["cuhk"], "did you mean 'cuhk-pedes'"),
-        (["shards", "--splits", "dev"], "split is 'dev'"),
+        (["shards", "--split", "dev"], "split is 'dev'"),
+        (["rstpreid", "--split", "train+val"], r"split is 'train\+val'"),
+        (["shards", "--format", "tar"], "format is 'tar', expected one of 'parquet', 'webdataset'"),
     ):
         with pytest.raises(ValueError, match=message):
-            shard.main([arguments[0], str(tmp_path), *arguments[1:]])
+            ivt("corpus", "shard", arguments[0], tmp_path, *arguments[1:])
+
+
+def digest_of(folder: Path, *samples: tuple[int, list[str]], name: str = "train-00000-of-00001.tar") -> str:
+    """The digest of a shard with samples of (person, captions)."""
+    folder.mkdir()
+    files = {}
+    for number, (person_id, captions) in enumerate(samples):
+        row = {"image_id": f"{number}", "person_id": person_id, "captions": captions}
+        files |= {f"{number}.png": encoded(number), f"{number}.json": json.dumps(row).encode()}
+    write_samples(folder / name, files)
+    return ShardedRows(folder, name.partition("-")[0]).digest()
+
+
+def test_digest_tells_corpora_apart_whose_files_are_equally_large(tmp_path):
+    samples = [(1, ["a man in red", "he runs"]), (2, ["a woman"])]
+    digest = digest_of(tmp_path / "first", *samples)
+    others = {
+        "person": [(1, ["a man in red", "he runs"]), (3, ["a woman"])],
+        "words of a caption": [(1, ["a man in-red", "he runs"]), (2, ["a woman"])],
+        "order of captions": [(1, ["he runs", "a man in red"]), (2, ["a woman"])],
+        "row of a caption": [(1, ["a man in red"]), (2, ["he runs", "a woman"])],
+    }
+    found = {what: digest_of(tmp_path / what, *other) for what, other in others.items()}
+    found["name"] = digest_of(tmp_path / "name", *samples, name="val-00000-of-00001.tar")
+    found["size"] = digest_of(tmp_path / "size", (1, ["a man in red", "he runs" + "s" * 20_000]), samples[1])
+    assert len({digest, *found.values()}) == 1 + len(found)
+    assert digest_of(tmp_path / "elsewhere", *samples) == digest  # wherever it lies and whenever it was written
+
+
+def test_command_asks_for_a_number_of_people_where_they_are_drawn_for_training(ivt, tmp_path, monkeypatch):
+    asked, rows = [], make_rows(6, tmp_path).remove_columns("levels")
+    monkeypatch.setattr(shard, "load_corpus", lambda *names, **options: asked.append((*names, options)) or rows)
+    ivt("corpus", "shard", "synthetic", tmp_path / "drawn", "--num-people", 9, "--corpus-root", "cache")
+    ivt("corpus", "shard", "rstpreid", tmp_path / "other", "--num-people", 9, "--split", "train")
+    options = {"train": {"num_people": 9}, "val": {}, "test": {}}
+    assert asked == [
+        *(("synthetic", "cache", split, options[split]) for split in options),
+        ("rstpreid", None, "train", {}),
+    ]
+
+
+def test_command_keeps_to_the_size_and_seed_it_is_given(ivt, tmp_path):
+    make_rows(40, tmp_path).remove_columns("levels").to_parquet(
+        tmp_path / "train-00000-of-00001.parquet", batch_size=2
+    )
+    orders = {}
+    for name, *options in (("a", "--seed", "3"), ("b", "--seed", "3"), ("c",), ("d", "--seed", "0")):
+        command = ["corpus", "shard", "shards", tmp_path / name, "--corpus-root", tmp_path, "--split", "train"]
+        ivt(*command, "--rows-per-shard", 20, *options)
+        assert len(list((tmp_path / name).glob("train-*.parquet"))) == 2
+        orders[name] = [row["image_id"] for row in ShardedRows(tmp_path / name, "train")]
+    assert orders["a"] == orders["b"] != orders["c"] == orders["d"]
 
 
 # ---- nothing is read that is not asked for
@@ -238,7 +292,7 @@ def test_columns_that_are_missing_or_empty_are_named(tmp_path, columns, message)
 def test_row_groups_that_are_too_large_are_refused(tmp_path, monkeypatch):
     write_table(tmp_path / "train-00000-of-00001.parquet")
     monkeypatch.setattr(sharded, "CACHE_BYTES", 100)
-    with pytest.raises(ValueError, match="has a row group of .* write the shards with python -m ivt.corpora.shard"):
+    with pytest.raises(ValueError, match="has a row group of .* shards with ivt corpus shard"):
         ShardedRows(tmp_path, "train")
 
 

@@ -9,8 +9,17 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from ivt.explanations.maps import PATCH_MAPS, TOKEN_TEMPERATURE, WORD_TEMPERATURE, patch_maps, recording
-from ivt.explanations.methods import ANY_ENCODER_METHODS, METHODS, TEXT_FREE_METHODS
+from ivt.choices import METHODS
+from ivt.explanations.attention import UNITS
+from ivt.explanations.maps import (
+    ANY_ENCODER_METHODS,
+    PATCH_MAPS,
+    TEXT_FREE_METHODS,
+    TOKEN_TEMPERATURE,
+    WORD_TEMPERATURE,
+    patch_maps,
+    recording,
+)
 from ivt.explanations.texts import Texts, encode_texts
 from modeling_ivt import IVTModel, modeling_ivt
 from processing import IVTProcessor
@@ -40,7 +49,7 @@ def test_maps_have_the_patch_grid_and_are_nowhere_negative(
 
 
 def test_every_method_is_one_of_patches_or_serves_any_encoder() -> None:
-    assert sorted(METHODS) == sorted([*PATCH_MAPS, *ANY_ENCODER_METHODS])
+    assert sorted(METHODS) == sorted([*PATCH_MAPS, *ANY_ENCODER_METHODS]) == sorted(UNITS)
 
 
 def test_a_map_is_that_of_its_own_picture_and_text(tiny_model: IVTModel, pixel_values: torch.Tensor, texts: Texts):

@@ -47,8 +47,15 @@ def test_every_row_has_a_colour_bar_and_fits_titles_of_several_lines() -> None:
     assert draw_rows([("one", [overlay(0, 0, "\n".join("abcd"))] * 3)]).height > one.height
 
 
-def test_a_map_of_nothing_but_zeros_is_drawn() -> None:
-    draw_rows([("none", [Overlay(Image.new("RGB", (40, 100)), np.zeros((10, 4)))])])
+def test_a_map_of_nothing_but_zeros_leaves_the_picture_as_it_is() -> None:
+    nothing = np.zeros((10, 4))
+    image = Image.new("RGB", (40, 100), (0, 128, 255))
+    explained = draw_explanation(image, nothing, "“hat”", "part in the cosine", 0.5, [("a", 0.0), ("hat", 0.0)])
+    for sheet, places in ((draw_rows([("none", [Overlay(image, nothing)] * 2)]), 2), (explained, 1)):
+        pixels = np.asarray(sheet).astype(int)
+        pale = np.abs(pixels - (64, 160, 255)).max(axis=-1) <= 2  # three quarters of the colour on white
+        rows = pale.any(axis=1)
+        assert len(spans(pale[rows].all(axis=0))) == places and len(spans(rows)) == 1  # whole rectangles
 
 
 @pytest.mark.parametrize("rows", [[], [("one", [])]])
@@ -61,7 +68,8 @@ def test_words_that_speak_for_the_picture_are_green_and_against_it_red() -> None
     colours = word_colours(WORDS)
     green, red = np.array(colours.to_rgba(0.04)), np.array(colours.to_rgba(-0.04))
     assert green[1] > 1.5 * green[0] and red[0] > 1.5 * red[1]
-    assert np.ptp(colours.to_rgba(0.0)[:2]) < 0.05  # neither
+    for words in (WORDS, [("a", 0.0)], []):
+        assert np.ptp(word_colours(words).to_rgba(0.0)[:2]) < 0.05  # neither
 
 
 def test_all_words_stand_inside_the_picture() -> None:

@@ -6,8 +6,8 @@ The tiny model looks at 48 x 24 pixels in 7 rows x 3 columns of overlapping patc
 import pytest
 import torch
 
-from ivt.explanations.maps import PATCH_MAPS, patch_maps
-from ivt.explanations.methods import METHODS, TEXT_FREE_METHODS
+from ivt.choices import METHODS
+from ivt.explanations.maps import PATCH_MAPS, TEXT_FREE_METHODS, patch_maps
 from ivt.explanations.pixels import pixel_maps, spread, strongest_place
 from ivt.explanations.texts import Texts
 from modeling_ivt import IVTModel

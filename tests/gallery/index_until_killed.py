@@ -1,28 +1,38 @@
-"""Index a folder into galleries and die of SIGKILL, each time at another point; started by test_gallery_killed.py.
+"""Index a folder into galleries and die of a signal, each time at another point; started by test_gallery_killed.py.
 
-python tests/retrieval/index_until_killed.py FOLDER MODEL OTHER_MODEL OUTPUT_DIR POINT...
+python tests/gallery/index_until_killed.py FOLDER MODEL OTHER_MODEL OUTPUT_DIR POINT...
 
-A point is a time, a method of the store and a number, as in `before-upsert-2`: before, during or after the second
-commit of rows. Galleries that are to die in `replace` are first indexed with MODEL and then converted to OTHER_MODEL.
-Writes per point `POINT.lance` and `POINT.log`, which has a line per acknowledged batch.
+A point is a time, a method of the store and a number, as in `before-upsert-2`: before or after the second commit of
+rows, or in the middle of it, while Lance writes their data or then the transaction. Galleries that are to die in
+`replace` are first indexed with MODEL and then converted to OTHER_MODEL. Writes per point `POINT.lance` and
+`POINT.log`, which has a line per acknowledged batch.
 """
 
 import logging
 import os
+import resource
 import signal
 import sys
-import threading
-import time
 
 from ivt import Gallery
 from ivt.gallery import indexing
 from ivt.gallery.store import Store
 
 ROWS_PER_BATCH = 4
+# Bytes of the file whose writing kills: a data file of 4 rows has 3.4 kB, its transaction, with a filter of the names
+# in it, 33 kB, and is written after it.
+LIMITS = {"data": 1_000, "transaction": 10_000}
 
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_of_a_file(limit: int) -> None:
+    """Die as soon as a file has more bytes; the kernel kills the thread that writes it, so there is no race."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def arrange_death(when: str, method: str, number: int) -> None:
@@ -35,11 +45,11 @@ def arrange_death(when: str, method: str, number: int) -> None:
             return original(*arguments, **options)
         if when == "before":
             die()
-        if when == "during":
-            threading.Timer(0.005, die).start()  # a commit takes some 20 ms
+        if when in LIMITS:
+            die_of_a_file(LIMITS[when])
         original(*arguments, **options)
-        if when == "during":
-            time.sleep(1)  # only if the commit was faster
+        if when in LIMITS:
+            os._exit(1)  # it wrote no file so large: this is no death in the middle
         die()
 
     setattr(Store, method, call_or_die)
@@ -63,8 +73,9 @@ def main(folder: str, model: str, other_model: str, output_dir: str, *points: st
             index(folder, [model, other_model], output_dir, point)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
-            sys.exit(f"{point}: ended with status {status} instead of SIGKILL")
+        expected = signal.SIGXFSZ if point.split("-")[0] in LIMITS else signal.SIGKILL
+        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != expected:
+            sys.exit(f"{point}: ended with status {status} instead of {expected.name}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import Result
 
 from ivt.corpora import load_corpus
 from ivt.corpora.drawn.attributes import AttributeQuery
@@ -100,22 +102,41 @@ def test_calibration_is_written_beside_the_weights_for_kinds_that_say_enough(
     cache: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    ivt: Callable[..., Result],
 ) -> None:
     monkeypatch.setattr(calibrate, "NUM_PEOPLE", NUM_PEOPLE)
     monkeypatch.setattr(calibrate, "MIN_AUROC", least)
     folder = shutil.copytree(converted[0], tmp_path / "model")
-    calibrate.main([str(folder), "--corpus_root", cache])
+    done = ivt("calibrate", folder, "--corpus-root", cache)
     calibration = load_calibration(find_version(str(folder)))
     assert calibration is not None and set(calibration.curves) == kinds
     assert (calibration.model, calibration.corpus) == ("model", f"synthetic, val, {NUM_PEOPLE} people")
-    shown = capsys.readouterr().out
-    assert shown.count("AUROC") == 4 and shown.count("left out") == 4 - len(kinds)
+    assert done.stdout.count("AUROC") == 4 and done.stdout.count("left out") == 4 - len(kinds)
+    assert done.stdout.endswith(f"written to {folder / 'calibration.json'}\n")
 
 
-def test_a_hub_name_is_no_folder_to_write_to() -> None:
+def test_a_corpus_without_attributes_gives_no_curve_for_clauses(
+    ivt: Callable[..., Result],
+    converted: tuple[Path, str],
+    cache: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = load_corpus("synthetic", cache, "val", num_people=NUM_PEOPLE, num_proc=1).remove_columns("attributes")
+    asked = []
+    monkeypatch.setattr(calibrate, "load_corpus", lambda *names, **options: asked.append((*names, options)) or rows)
+    monkeypatch.setattr(calibrate, "MIN_AUROC", 0.0)
+    monkeypatch.chdir(shutil.copytree(converted[0], tmp_path / "model"))
+    ivt("calibrate", ".", "--corpus", "rstpreid", "--corpus-root", "data")
+    assert asked == [("rstpreid", "data", "val", {})]
+    calibration = load_calibration(find_version("."))
+    assert (calibration.model, calibration.corpus) == ("model", f"rstpreid, val, {NUM_PEOPLE} people")
+    assert calibration.curves.keys() == {"text", "image", "mixed"}
+
+
+def test_a_hub_name_is_no_folder_to_write_to(ivt: Callable[..., Result]) -> None:
     with pytest.raises(ValueError, match="download the model first"):
-        calibrate.main(["org/ivt"])
+        ivt("calibrate", "org/ivt")
 
 
 def test_gallery_sizes_halve_and_hold_three_people() -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,17 +12,14 @@ import torch
 from hub_stand_in import HubStandIn
 from torch.nn.functional import normalize
 
-from ivt.gallery.calibration import (
-    FEATURES,
+from ivt.gallery.calibration import FEATURES, Calibration, PresenceCurve, load_calibration, presence_features
+from ivt.gallery.fitting import (
     MAX_NO_MATCH,
     MIN_DETECTION,
     PENALTY,
-    Calibration,
-    PresenceCurve,
+    choose_at_random,
     fit_curve,
-    load_calibration,
     presence_cases,
-    presence_features,
     presence_rates,
 )
 from ivt.retrieval.models import DEFAULT_MODEL, find_version
@@ -81,10 +78,25 @@ def test_galleries_with_and_without_the_person_are_equally_large() -> None:
     assert set(sizes.tolist()) <= {6, 9, 15, 18}  # three pictures of 4 or 7 people, less one or two
 
 
+def test_gaps_of_small_galleries_are_between_pictures_that_are_there() -> None:
+    features, _ = presence_cases(*cases(), [3, 4, 5, 6])
+    assert len(features[:, FEATURES.index("log size")].exp().round().unique()) > 2  # some have ten pictures, some not
+    assert (features[:, FEATURES.index("gap to tenth")] <= 2).all()  # no two cosines differ by more
+
+
 def test_the_picture_a_query_was_made_from_is_in_no_gallery() -> None:
     queries, matches, words, images, people = cases()
     features, present = presence_cases(queries, matches, words, images, people, [10], torch.arange(30))
     assert (features[present, 0] < 0.999).all()
+
+
+def test_choice_takes_as_many_as_asked_for_and_each_equally_often() -> None:
+    mask = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.stack([choose_at_random(mask, torch.tensor([2, 5]), generator) for _ in range(600)])
+    assert not (chosen & ~mask).any()
+    assert (chosen[:, 0].sum(dim=1) == 2).all() and (chosen[:, 1] == mask[1]).all()
+    torch.testing.assert_close(chosen[:, 0].float().mean(dim=0), torch.tensor([2, 0, 2, 2]) / 3, atol=0.08, rtol=0)
 
 
 def test_queries_that_nobody_or_everybody_matches_are_left_out() -> None:
@@ -96,29 +108,46 @@ def test_queries_that_nobody_or_everybody_matches_are_left_out() -> None:
         presence_cases(queries, matches, words, images, people, [1, 2])
 
 
+def test_cases_are_drawn_alike_again_and_otherwise_with_another_seed() -> None:
+    searches, drawn = cases(), []
+    for seed in (3, 3, 4):
+        torch.manual_seed(len(drawn))
+        torch.rand(len(drawn) + 1)  # whatever else draws numbers
+        drawn.append(presence_cases(*searches, [4, 7], seed=seed))
+    (first, _), (again, _), (other, _) = drawn
+    assert torch.equal(first, again)
+    assert first.shape != other.shape or not torch.allclose(first, other)
+
+
 def data(number: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
     features = torch.randn(number, len(FEATURES)) * torch.tensor([1, 5, 0.1, 1, 1, 1, 1, 2]) + 3
     return features, torch.rand(number) < (features[:, 0] - 3 - 0.2 * (features[:, 1] - 3)).sigmoid()
 
 
-def test_fitted_curve_has_no_better_neighbour() -> None:
-    """The penalised likelihood, written out, is largest at the fitted weights."""
-    features, present = data()
+@pytest.mark.parametrize(("number", "steepness", "offset"), [(400, 1, 0), (400, 9, -1), (20, 1, 0)])
+def test_no_step_from_the_fitted_curve_makes_its_penalised_likelihood_larger(
+    number: int, steepness: float, offset: float
+) -> None:
+    """Its slopes, written out in units of each feature's deviation, are zero; nothing but the weights is penalised."""
+    features, _ = data(number)
+    present = torch.rand(number) < (steepness * (features[:, 0] - 3 + offset)).sigmoid()
     curve = fit_curve(features, present)
     scale = features.double().std(dim=0)
+    weights = (torch.tensor(curve.weights, dtype=torch.float64) * scale).requires_grad_()
+    bias = torch.tensor(curve.bias, dtype=torch.float64, requires_grad=True)
+    probability = ((features.double() / scale) @ weights + bias).sigmoid()
+    likelihood = torch.where(present, probability, 1 - probability).log().mean()
+    (likelihood - PENALTY / 2 * weights.square().sum()).backward()
+    torch.testing.assert_close(weights.grad, torch.zeros_like(weights), atol=1e-9, rtol=0)
+    assert float(bias.grad) == pytest.approx(0, abs=1e-9)
 
-    def loss(curve: PresenceCurve) -> float:
-        probability = (features.double() @ torch.tensor(curve.weights).double() + curve.bias).sigmoid()
-        likelihood = torch.where(present, probability, 1 - probability).log().mean()
-        return float(-likelihood + PENALTY / 2 * (torch.tensor(curve.weights).double() * scale).square().sum())
 
-    least = loss(curve)
-    for i in range(len(FEATURES)):
-        for step in (-1e-3, 1e-3):
-            moved = tuple(w + step * (i == j) for j, w in enumerate(curve.weights))
-            assert loss(replace(curve, weights=moved)) > least
-    for step in (-1e-3, 1e-3):
-        assert loss(replace(curve, bias=curve.bias + step)) > least
+def test_curve_says_what_it_was_fitted_on() -> None:
+    features, present = data(50)
+    sizes = torch.randint(7, 5000, (50,))
+    features[:, FEATURES.index("log size")] = sizes.log()
+    curve = fit_curve(features, present)
+    assert (curve.gallery_sizes, curve.num_cases) == ((int(sizes.min()), int(sizes.max())), 50)
 
 
 def test_fitted_curve_is_calibrated() -> None:
@@ -195,7 +224,7 @@ def test_calibration_of_another_version_is_not_used(
     IVTModel(tiny_config).save_pretrained(checkpoint)  # trained further
     with caplog.at_level(logging.WARNING):
         assert load_calibration(find_version(str(checkpoint))) is None
-    assert "belongs to another version" in caplog.text and "ivt.gallery.calibrate" in caplog.text
+    assert "belongs to another version" in caplog.text and "ivt calibrate" in caplog.text
 
 
 def test_calibration_of_another_release_is_not_used(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,6 +273,6 @@ def test_file_that_is_no_calibration_is_named(checkpoint: Path, change: dict | N
         load_calibration(version)
 
 
-def test_calibration_of_the_embedded_checkpoint_is_its_own() -> None:
+def test_calibration_of_the_bundled_checkpoint_is_its_own() -> None:
     calibration = load_calibration(find_version(DEFAULT_MODEL))
     assert calibration is not None and {"text", "image", "mixed"} <= set(calibration.curves)

@@ -1,7 +1,9 @@
 """Crops: what becomes of folders, files, datasets and frames."""
 
+import hashlib
 import io
 import os
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import pytest
 from gallery_parts import draw
 from PIL import Image
 
-from ivt.gallery.crops import Crop, Frame, PathFields, as_utc, find_crops
-from ivt.gallery.engine import load_daft
+from ivt.gallery.columns import Crop
+from ivt.gallery.crops import Frame, find_crops
+from ivt.gallery.path_fields import PathFields, as_utc
+from ivt.gallery.runner import load_daft
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -30,6 +34,15 @@ def test_times_of_any_kind_are_utc(time: object) -> None:
     assert as_utc(time) == NOON and as_utc(time).utcoffset() == timedelta(0)
 
 
+def test_time_without_a_zone_is_utc_whatever_the_zone_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as machine:
+        machine.setenv("TZ", "EST5")
+        time.tzset()
+        read = as_utc("2024-05-01T12:00"), as_utc(NOON.timestamp())
+    time.tzset()
+    assert read == (NOON, NOON)
+
+
 def test_what_is_no_time_is_named() -> None:
     with pytest.raises(ValueError, match="time is 'noon', expected ISO 8601"):
         as_utc("noon")
@@ -43,6 +56,21 @@ def test_folder_gives_every_image_file_by_its_path_below(make_crops) -> None:
     assert [crop.image_id for crop in crops] == ["a #[1]%20é.jpg", "b/1.png", "b/2.JPG"]
     assert [crop.uri for crop in crops] == [str(folder / crop.image_id) for crop in crops]
     assert {(crop.camera, crop.time, crop.image) for crop in crops} == {("north", NOON, None)}
+    assert [crop.image_id for crop in find_crops(folder / ".hidden")] == ["3.jpg"]  # if it is asked for
+
+
+def test_folder_below_that_cannot_be_read_is_an_error(make_crops, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise `sync` would remove what lies there."""
+    folder, scandir = make_crops("a/1.png", "b/2.png"), os.scandir
+
+    def locked(path: str) -> object:
+        if os.path.basename(path) == "b":
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PermissionError):
+        find_crops(folder)
 
 
 def test_relative_folder_gives_absolute_files(make_crops, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +184,23 @@ def test_dataset_gives_its_columns_and_keeps_pictures_without_files(make_crops) 
         "image_id": ["p", "q"],
         "camera": ["north", None],
         "time": [NOON.replace(tzinfo=None), None],
-        "track_id": [7, None],
+        "track_id": [0, None],
         "person_id": [0, None],
     }
     crops = list(find_crops(datasets.Dataset.from_dict(columns, features=features), camera="south"))
     assert crops == [
-        Crop("p", str(folder / "1.jpg"), None, "north", NOON, "7", 0),
-        Crop("q", None, data, "south"),
+        Crop("p", str(folder / "1.jpg"), "north", NOON, "0", 0),
+        Crop("q", camera="south", image=data),
     ]
+
+
+def test_dataset_without_names_names_pictures_by_their_path_or_content(make_crops) -> None:
+    folder = make_crops("1.png", "2.png")
+    data = [path.read_bytes() for path in sorted(folder.glob("*"))]
+    images = [{"path": None, "bytes": data[0]}, {"path": "p.png", "bytes": data[0]}, {"path": None, "bytes": data[1]}]
+    rows = datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
+    names = [hashlib.sha256(content).hexdigest()[:32] for content in data]
+    assert [crop.image_id for crop in find_crops(rows)] == [names[0], "p.png", names[1]]
 
 
 def test_dataset_without_pictures_is_named() -> None:
@@ -176,7 +213,7 @@ def test_boxes_are_cut_out_of_frames() -> None:
     frames[0][10:40, 20:30] = 255  # rows, columns
     crops = list(
         find_crops(
-            [Frame(frames[0], [(20, 10, 30, 40), (40.2, -5, 99, 20)], track_ids=[4, "b"], time=60), (frames[1], [])],
+            [Frame(frames[0], [(20, 10, 30, 40), (40.2, -5, 99, 20)], track_ids=[0, "b"], time=60), (frames[1], [])],
             camera="north",
             time=NOON,
         )
@@ -184,10 +221,13 @@ def test_boxes_are_cut_out_of_frames() -> None:
     assert [decoded(crop).shape for crop in crops] == [(30, 10, 3), (20, 40, 3)]  # the second is clipped to the frame
     assert decoded(crops[0]).min() > 240 and decoded(crops[1]).max() < 15
     assert [(crop.camera, crop.track_id, crop.time) for crop in crops] == [
-        ("north", "4", datetime(1970, 1, 1, 0, 1, tzinfo=UTC)),
+        ("north", "0", datetime(1970, 1, 1, 0, 1, tzinfo=UTC)),
         ("north", "b", datetime(1970, 1, 1, 0, 1, tzinfo=UTC)),
     ]
-    assert crops[0].image_id.startswith("north/19700101T000100.000000/") and crops[0].uri is None
+    names = [f"north/19700101T000100.000000/{hashlib.sha256(crop.image).hexdigest()[:16]}" for crop in crops]
+    assert [(crop.image_id, crop.uri) for crop in crops] == [(name, None) for name in names]
+    (first,) = find_crops([Frame(draw(1), [(0, 0, 9, 9)], time=0)], time=NOON)
+    assert first.time == datetime(1970, 1, 1, tzinfo=UTC)  # its own
 
 
 def test_same_frames_give_the_same_names_and_other_frames_others() -> None:
@@ -199,7 +239,7 @@ def test_same_frames_give_the_same_names_and_other_frames_others() -> None:
 
 def test_crop_of_a_frame_that_is_a_file_names_the_place_in_it(make_crops) -> None:
     frame = make_crops("f.png") / "f.png"
-    (crop,) = find_crops([frame], [[(2, 3, 12, 33)]])
+    (crop,) = find_crops([frame], [[(1.6, 2.5001, 12.4, 33.4999)]])  # rounded to whole pixels
     assert crop.uri == f"{frame}#xywh=2,3,10,30"
     assert np.abs(decoded(crop) - np.asarray(draw(0)).astype(int)[3:33, 2:12]).mean() < 25  # but for JPEG
 

@@ -10,20 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import normalize
 
-from ivt.gallery import queries
-from ivt.gallery.queries import (
-    NOT_WEIGHT,
-    Clause,
-    GalleryStatistics,
-    Query,
-    clause_scores,
-    combine,
-    embed_queries,
-    group_by_key,
-    group_duplicates,
-    parse_query,
-    refine,
-)
+from ivt.gallery import query_vectors
+from ivt.gallery.grouping import group_by_key, group_duplicates
+from ivt.gallery.queries import Clause, Query, parse_query
+from ivt.gallery.query_vectors import NOT_WEIGHT, combine, embed_queries, refine
+from ivt.gallery.scores import GalleryStatistics, clause_scores
 
 
 def units(rows: int, width: int = 8) -> torch.Tensor:
@@ -211,8 +202,8 @@ def test_each_text_and_picture_is_embedded_once(monkeypatch: pytest.MonkeyPatch)
         return torch.stack([table.setdefault(str(item), units(1)[0]) for item in items])
 
     table: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr(queries, "embed_texts", embed)
-    monkeypatch.setattr(queries, "embed_images", embed)
+    monkeypatch.setattr(query_vectors, "embed_texts", embed)
+    monkeypatch.setattr(query_vectors, "embed_images", embed)
     picture = Image.new("RGB", (2, 2))
     asked = [parse_query("a AND b NOT c"), Query((Clause("a"), Clause(image=picture))), parse_query("c AND a AND b")]
     found = embed_queries(SimpleNamespace(), None, asked)

@@ -1,5 +1,6 @@
 """Searching a gallery by clauses, with marks, in groups, and the answer "no match"."""
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable
@@ -12,10 +13,10 @@ import torch
 from gallery_parts import draw
 
 from ivt import Clause, Gallery, Query, parse_query
-from ivt.gallery import searching
+from ivt.gallery import table as table_module
 from ivt.gallery.calibration import FEATURES, Calibration, PresenceCurve
-from ivt.gallery.queries import embed_queries, refine
-from ivt.gallery.searching import vectors_of
+from ivt.gallery.query_vectors import embed_queries, refine
+from ivt.gallery.table import vectors_of
 from ivt.retrieval.models import find_version, load_model
 
 QUERY = "red coat AND blue bag^2 NOT woman"
@@ -148,26 +149,67 @@ def test_groups_are_filled_however_many_pictures_they_take(tmp_path: Path, check
     assert "and 39 more like it" in repr(results)
 
 
-def test_statistics_follow_conditions_and_removed_rows(
-    tmp_path: Path, make_crops: Callable[..., Path], checkpoint: str, monkeypatch: pytest.MonkeyPatch
+def test_statistics_follow_conditions_and_rows_that_come_and_go(
+    tmp_path: Path, make_crops: Callable[..., Path], checkpoint: str
 ) -> None:
+    """Each is compared with the vectors that are there, after it was asked for before they changed."""
     people = Gallery(tmp_path / "people.lance", checkpoint)
-    people.add(make_crops(*(f"{number:02}.png" for number in range(12))), progress=False)
+    folder = make_crops(*(f"{number:02}.png" for number in range(12)))
+
+    def check(size: int, size_of_few: int) -> None:
+        names, vectors = table(people)
+        few = vectors[[name < "04.png" for name in names]]
+        for where, rows, expected in (  # the same first and last, in case that one is remembered
+            (None, vectors, size),
+            ("image_id < '04.png'", few, size_of_few),
+            (None, vectors, size),
+        ):
+            found = people.statistics(where)
+            assert found.size == len(rows) == expected
+            torch.testing.assert_close(found.mean, rows.mean(dim=0))
+            torch.testing.assert_close(found.covariance, torch.cov(rows.T, correction=0), atol=1e-6, rtol=1e-4)
+        assert people.statistics("false") is None
+
+    people.add(folder, progress=False)
+    check(12, 4)
     people.remove("image_id IN ('00.png', '05.png')")
-    names, vectors = table(people)
-    whole = people.statistics()
-    assert whole.size == 10
-    torch.testing.assert_close(whole.mean, vectors.mean(dim=0))
-    few = people.statistics("image_id < '04.png'")
-    assert few.size == 3  # 01, 02 and 03
-    torch.testing.assert_close(few.mean, vectors[:3].mean(dim=0))
-    torch.testing.assert_close(few.covariance, torch.cov(vectors[:3].T, correction=0), atol=1e-6, rtol=1e-4)
-    assert people.statistics("false") is None
-    monkeypatch.setattr(searching, "SAMPLE_ROWS", 4)
-    for where, size in ((None, 10), ("image_id < '09.png'", 7)):
-        people._statistics = {}
-        sampled = people.statistics(where)
-        assert sampled.size == size and torch.linalg.matrix_rank(sampled.covariance, atol=1e-5) <= 3  # of 4 vectors
+    check(10, 3)
+    Gallery(people.store.uri).remove(image_ids=["01.png"])  # by another process
+    check(9, 2)
+    people.add(make_crops("01.png", seed=1), progress=False)  # and what was removed comes back
+    check(12, 4)
+    people.add(make_crops("02.png", seed=2), progress=False)  # as many rows, one of another content
+    check(12, 4)
+
+
+def test_scores_follow_rows_that_are_removed(tmp_path: Path, make_crops: Callable[..., Path], checkpoint: str) -> None:
+    people = Gallery(tmp_path / "people.lance", checkpoint)
+    people.add(make_crops(*(f"{number}.png" for number in range(8))), progress=False)
+    gone = names_of(people.search("a coat", k=8))[:4]
+    people.remove(image_ids=gone)
+    results = people.search("a coat", k=8)
+    scores = [score for result in results for score in result.clause_scores.values()]
+    assert len(scores) == 4 and np.mean(scores) == pytest.approx(0, abs=0.01)  # the average of those that are left
+    assert np.std(scores) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("where", "size", "drawn"), [(None, 14, 9), ("camera = 'north'", 7, 4)])
+def test_large_gallery_is_measured_by_a_sample_that_is_always_the_same(
+    gallery: Gallery, where: str | None, size: int, drawn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "SAMPLE_ROWS", drawn)
+    once, again = (Gallery(gallery.store.uri).statistics(where) for _ in range(2))
+    assert once.size == again.size == size
+    assert torch.equal(once.mean, again.mean) and torch.equal(once.covariance, again.covariance)
+    vectors = table(gallery)[1]
+    rows = [number for number in range(NUM_PICTURES) if where is None or number % 2]
+    samples = list(map(list, itertools.combinations(rows, drawn)))
+    means = torch.stack([vectors[sample].mean(dim=0) for sample in samples])
+    distance, place = (means - once.mean).norm(dim=1).min(dim=0)
+    sample = samples[place]
+    assert distance < 1e-6  # so many rows of those asked for, each once
+    assert sample != rows[:drawn]  # and not the oldest
+    torch.testing.assert_close(once.covariance, torch.cov(vectors[sample].T, correction=0), atol=1e-6, rtol=1e-4)
 
 
 def test_gallery_without_rows_finds_nobody(gallery: Gallery) -> None:
@@ -179,7 +221,7 @@ def test_gallery_without_rows_finds_nobody(gallery: Gallery) -> None:
 
 @pytest.fixture
 def calibrated(gallery: Gallery, checkpoint: str, tmp_path: Path) -> Callable[..., Gallery]:
-    """The gallery with the same model beside which calibration.json lies, with these curves."""
+    """The gallery with the same model and a calibration.json of these curves beside it."""
 
     def calibrate(**curves: PresenceCurve) -> Gallery:
         folder = shutil.copytree(checkpoint, tmp_path / "model", dirs_exist_ok=True)
@@ -206,12 +248,26 @@ def test_presence_is_the_curve_of_the_scores_over_the_gallery(gallery: Gallery, 
     assert not results.no_match and results[:1].presence == results.presence
 
 
-def test_no_match_is_said_below_the_threshold(calibrated) -> None:
+def test_no_match_is_said_below_the_threshold_of_the_curve(calibrated) -> None:
     people = calibrated(text=curve(bias=-2.0, no_match_below=0.2), image=curve(bias=2.0, no_match_below=0.2))
     absent, present = people.search("a coat"), people.search(draw(0))
     assert absent.no_match and len(absent) == 10 and not present.no_match
     assert "\nno match: the person is in the gallery with a probability of 12 %; the closest are\n" in repr(absent)
     assert "\nthe person is in the gallery with a probability of 88 %\n" in repr(present)
+
+
+@pytest.mark.parametrize(
+    ("bias", "no_match_below", "no_match"),
+    [(-2.0, 0.11, False), (-2.0, 0.13, True), (2.0, 0.87, False), (2.0, 0.89, True), (0.0, 0.5, False)],
+)
+def test_each_kind_of_query_has_a_threshold_of_its_own(
+    calibrated, bias: float, no_match_below: float, no_match: bool
+) -> None:
+    """Probabilities of 12, 88 and 50 %, the last no less than its threshold."""
+    others = dict.fromkeys(("image", "clauses", "mixed"), curve(bias=bias, no_match_below=0.5))
+    people = calibrated(text=curve(bias=bias, no_match_below=no_match_below), **others)
+    assert people.search("a coat").no_match == no_match
+    assert people.search(draw(0)).no_match == people.search(QUERY).no_match == (bias < 0)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +280,8 @@ def test_probability_is_put_into_words_without_ever_being_sure(calibrated, bias:
 def test_kinds_without_a_curve_and_marked_queries_have_no_probability(gallery: Gallery, calibrated) -> None:
     people = calibrated(text=curve())
     assert people.search("a coat").presence == pytest.approx(0.5)
-    for results in (people.search(QUERY), people.search("a coat", right=["p00"]), gallery.search("a coat")):
+    marked = people.search("a coat", right=["p00"]), people.search("a coat", wrong=["p00"])
+    for results in (people.search(QUERY), *marked, gallery.search("a coat")):
         assert results.presence is None and not results.no_match and "probability" not in repr(results)
 
 

@@ -19,15 +19,16 @@ from datasets import Dataset
 from PIL import Image
 from torch.nn.functional import cosine_similarity, normalize
 from transformers import AutoProcessor, BertTokenizer
+from typer.testing import Result
 
 import ivt.hub.export
-from evaluate_hf import main as evaluate
 from ivt import Gallery, embed_images, embed_texts
 from ivt.explanations.attention import explain
-from ivt.hub.export import WRITERS, main
+from ivt.hub.export import WRITERS, export
 from ivt.retrieval.checkpoints import load_embedder
 from ivt.retrieval.exported import ExportedIVTModel, is_exported
 from ivt.retrieval.models import find_version
+from ivt.retrieval.report import evaluate_checkpoint
 from modeling_ivt import IVTConfig, IVTModel
 from processing import IVTImageProcessor, IVTProcessor
 
@@ -86,8 +87,7 @@ def export_of(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
             output_dir = tmp_path_factory.mktemp("exports") / "model"
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ivt.hub.export, "load_corpus", lambda *_: noise_rows())
-                options = ["--int8"] if int8 else []
-                assert main([str(checkpoint), str(output_dir), "--format", format, *options]) == 0
+                export(str(checkpoint), output_dir, format, int8)
             folders[format, int8] = output_dir
         return folders[format, int8]
 
@@ -194,23 +194,43 @@ def test_graphs_hold_named_axes_and_one_image_size(export_of: Callable[..., Path
     assert images.output("embeds").partial_shape.to_string() == "[?,32]"
 
 
+def test_ranges_of_int8_come_from_rows_all_over_the_split(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, asked = noise_rows(7).to_list(), []
+    rows[2]["captions"] = []
+    rows = Dataset.from_list(rows, features=noise_rows(7).features)
+    monkeypatch.setattr(ivt.hub.export, "load_corpus", lambda *names: asked.append(names) or rows)
+    monkeypatch.setattr(ivt.hub.export, "NUM_CALIBRATION_ROWS", 3)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    found = ivt.hub.export.calibration_inputs(processor, "rstpreid", "data", "train")
+    assert asked == [("rstpreid", "data", "train")]
+    expected = {
+        "image_encoder": [processor(images=rows[place]["image"], return_tensors="np") for place in (0, 2, 4)],
+        "text_encoder": [processor(text=rows[place]["captions"][0], return_tensors="np") for place in (0, 4)],
+    }
+    assert found.keys() == expected.keys()
+    for name, inputs in expected.items():
+        for one, other in zip(found[name], inputs, strict=True):
+            assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
 def test_a_folder_tells_what_it_is(checkpoint: Path, export_of: Callable[..., Path]) -> None:
     about = json.loads((export_of("openvino", True) / "export.json").read_text())
     assert (about["format"], about["int8"], about["calibration"]) == ("openvino", True, "synthetic val")
     assert (about["checkpoint"], about["revision"]) == (checkpoint.name, find_version(str(checkpoint)).revision)
     assert {"torch", "openvino", "nncf"} <= set(about["versions"])
+    config = json.loads((export_of("onnx", False) / "config.json").read_text())
+    assert config["auto_map"].keys() == {"AutoConfig"}  # for AutoModel there are no weights
     assert is_exported(str(export_of("onnx", False))) and not is_exported(str(checkpoint))
     assert find_version(str(export_of("onnx", False))).revision != find_version(str(checkpoint)).revision
 
 
 def test_whatever_embeds_takes_an_export_by_its_folder(
-    checkpoint: Path, export_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    checkpoint: Path, export_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluate_hf.load_corpus", lambda *_, **__: noise_rows())
+    monkeypatch.setattr("ivt.retrieval.report.load_corpus", lambda *_, **__: noise_rows())
     figures = []
-    for number, folder in enumerate((checkpoint, export_of("onnx", False))):
-        evaluate([str(folder), "--corpus", "synthetic", "--output", str(tmp_path / f"{number}.json")])
-        figures.append(json.loads((tmp_path / f"{number}.json").read_text())["text_to_image"])
+    for folder in (checkpoint, export_of("onnx", False)):
+        figures.append(evaluate_checkpoint(str(folder), "synthetic")["text_to_image"])
     assert figures[0] == figures[1]
     assert isinstance(load_embedder(str(checkpoint)), IVTModel)
 
@@ -288,33 +308,32 @@ def test_occlusion_explains_an_export_like_the_checkpoint(checkpoint: Path, expo
 
 
 def test_folders_without_an_export_are_named(checkpoint: Path, export_of: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no export.json, expected a folder that python -m ivt.hub.export wrote"):
+    with pytest.raises(ValueError, match="has no export.json, expected a folder that ivt export wrote"):
         ExportedIVTModel.from_pretrained(checkpoint)
     (tmp_path / "export.json").write_text('{"format": "tflite", "int8": false}')
     with pytest.raises(ValueError, match="is of format 'tflite', known are onnx, openvino"):
         ExportedIVTModel.from_pretrained(tmp_path)
 
 
-def test_the_command_line_says_what_is_wrong_and_writes_nothing(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_says_what_is_wrong_and_writes_nothing(
+    ivt: Callable[..., Result], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit):
-        main([str(checkpoint), str(tmp_path / "out"), "--format", "tflite"])
-    assert "invalid choice: 'tflite'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="format is 'tflite', expected one of onnx, openvino"):
-        ivt.hub.export.export(str(checkpoint), tmp_path / "out", "tflite")
+        ivt("export", checkpoint, tmp_path / "out", "--format", "tflite")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    assert main([str(checkpoint), str(tmp_path / "full"), "--format", "onnx"]) == 1
-    assert "is not an empty folder" in capsys.readouterr().err
-    monkeypatch.setattr(ivt.hub.export, "find_spec", lambda name: None if name == "nncf" else name)
-    assert main([str(checkpoint), str(tmp_path / "out"), "--format", "onnx", "--int8"]) == 1
-    assert "exporting for onnx needs nncf: pip install 'ivt-person-retrieval[export]'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        ivt("export", checkpoint, tmp_path / "full", "--format", "onnx")
+    monkeypatch.setattr("ivt.hub.export.find_spec", lambda name: None if name == "nncf" else name)
+    with pytest.raises(
+        ImportError, match=r"exporting for onnx needs nncf: pip install 'ivt-person-retrieval\[export\]'"
+    ):
+        ivt("export", checkpoint, tmp_path / "out", "--format", "onnx", "--int8")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
 def test_a_graph_that_is_not_the_model_is_not_saved(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(graph: Any, path: Path, calibration: None) -> None:
         path.touch()
@@ -327,15 +346,19 @@ def test_a_graph_that_is_not_the_model_is_not_saved(
 
     monkeypatch.setitem(WRITERS, "onnx", wrong)
     monkeypatch.setattr(ExportedIVTModel, "from_pretrained", wrong_model)
-    assert main([str(checkpoint), str(tmp_path / "out"), "--format", "onnx"]) == 1
-    assert "image_encoder differs from PyTorch by" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="image_encoder differs from PyTorch by"):
+        export(str(checkpoint), tmp_path / "out", "onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_output_folder_is_named_after_the_checkpoint(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_names_the_folder_after_the_checkpoint_and_tells_the_difference(
+    ivt: Callable[..., Result], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called = {}
-    monkeypatch.setattr(ivt.hub.export, "export", lambda **options: called.update(options))
-    main([str(checkpoint), "--format", "openvino", "--int8"])
-    assert called["output_dir"] == Path(f"{checkpoint.name}-openvino-int8")
+    monkeypatch.chdir(tmp_path)
+    done = ivt("export", checkpoint, "--format", "onnx")
+    folder = tmp_path / f"{checkpoint.name}-onnx"
+    assert is_exported(str(folder)) and done.stdout.endswith(f"saved in {folder}\n")
+    for name in ("image_encoder", "text_encoder"):
+        assert re.search(rf"^{name}: \d+\.\d MB, differs from PyTorch by at most \d", done.stdout, re.MULTILINE)
+    with pytest.raises(ValueError, match=f"{checkpoint.name}-onnx exists and is not an empty folder"):
+        ivt("export", checkpoint, "--format", "onnx")

@@ -164,6 +164,7 @@ def test_no_placeholder_is_left():
 def test_the_code_is_eight_lines():
     code = re.findall(r"```python\n(.*?)```", str(card_of(KNOWN)), re.DOTALL)
     assert [len(block.splitlines()) for block in code] == [8]
+    assert EXAMPLES[0].label in code[0] and EXAMPLES[1].label not in code[0]
     assert max(map(len, code[0].splitlines())) < 120
 
 
@@ -180,6 +181,13 @@ def test_the_licence_and_the_limits_follow_from_the_training_corpus(
     card = card_of(Facts(run={"corpus": {"name": corpus}}))
     assert (card.data.license, card.data.get("license_name")) == (licence, name)
     assert limit in section(card, "Intended use and misuse")
+
+
+def test_the_page_names_the_terms_of_the_corpus_unless_another_licence_was_given():
+    learnt = Facts(run={"corpus": {"name": "cuhk-pedes"}})
+    assert "The weights: the terms of CUHK-PEDES" in card_of(learnt).text
+    given = card_of(replace(learnt, licence="cc-by-nc-4.0")).text
+    assert "The weights: cc-by-nc-4.0." in given and "the terms of CUHK-PEDES" not in given
 
 
 @pytest.mark.parametrize("run", [{}, {"corpus": {"name": "mine"}}, RUN | {"recipe": {"init": "official=x.pth"}}])
@@ -220,7 +228,12 @@ def test_a_figure_that_is_missing_leaves_its_place_empty():
     assert "| best of the run | synthetic, test | text to image |  | 12.0 |  |  | 42.0 |  |" in text
 
 
-@pytest.mark.parametrize("content", ["no json", "[]", '{"text_to_image": {}}', "{}", '{"text_to_image": 3}'])
+HALF = EVALUATION | {"image_to_text": {"R@1": 50.0}}
+
+
+@pytest.mark.parametrize(
+    "content", ["no json", "[]", '{"text_to_image": {}}', "{}", '{"text_to_image": 3}', json.dumps(HALF)]
+)
 def test_what_is_no_evaluation_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "test.json"
     path.write_text(content)

@@ -1,7 +1,9 @@
 """Converting the authors' checkpoints. That the result computes the same is for modeling_ivt/test_golden.py."""
 
+import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, BertTokenizer
+from typer.testing import Result
 
-from ivt.hub.convert import main
+from ivt.cli import main
+from ivt.files import new_folder
 
 NOT_NEEDED = [
     "temp",
@@ -19,6 +23,7 @@ NOT_NEEDED = [
     "encoder_vl.embeddings.position_ids",
     *(f"bottleneck_img.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
 ]
+TOKENIZER = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 State = dict[str, torch.Tensor]
 Convert = Callable[..., int]
 
@@ -49,7 +54,10 @@ def convert(tmp_path: Path, golden_sizes: list[str]) -> Convert:
         if not isinstance(content, Path):
             path = tmp_path / "checkpoint.pth"
             torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-        return main([str(path), str(tmp_path / "model"), *golden_sizes, *map(str, options)])
+        command = ["convert", str(tmp_path / "model"), "--init", f"official={path}", *golden_sizes]
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *map(str, options)])
+        return ended.value.code or 0
 
     return run
 
@@ -82,6 +90,15 @@ def test_the_processor_fits_the_model(converted: tuple[Path, str]) -> None:
     assert inputs["input_ids"].shape == (1, 40)  # truncated to what the model holds
     assert AutoTokenizer.from_pretrained(converted[0]).model_max_length == 40
     AutoModel.from_pretrained(converted[0])(**inputs)
+
+
+def test_a_tokenizer_that_stops_before_the_model_does_keeps_its_limit(
+    convert: Convert, golden_checkpoint: Path, golden_tokenizer: Path, tmp_path: Path
+) -> None:
+    AutoTokenizer.from_pretrained(golden_tokenizer, model_max_length=12).save_pretrained(tmp_path / "tokenizer")
+    assert convert(golden_checkpoint, "--tokenizer", tmp_path / "tokenizer") == 0
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    assert processor(text="a man " * 60, return_tensors="pt")["input_ids"].shape == (1, 12)
 
 
 def test_without_a_tokenizer_none_is_written(
@@ -132,7 +149,7 @@ def test_pickled_code_is_refused_not_run(
         "beside it": {"state_dict": state, "args": trap},
         "alone": trap,
     }[place]
-    assert convert(content, legacy=legacy) == 1
+    assert convert(content, legacy=legacy) == 2
     assert "mkdir while it is read, and pickled code is never run here" in capsys.readouterr().err
     assert nothing_written(tmp_path)
     pickle.loads(pickle.dumps(trap))
@@ -144,7 +161,7 @@ def test_a_bare_pickle_is_refused_not_run(
 ) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "checkpoint.pth").write_bytes(pickle.dumps(CreatesFile(tmp_path / "trap"), protocol))
-        assert convert(tmp_path / "checkpoint.pth") == 1
+        assert convert(tmp_path / "checkpoint.pth") == 2
         assert capsys.readouterr().err.startswith("error: ")
         assert nothing_written(tmp_path)
 
@@ -154,7 +171,7 @@ def test_damaged_files_are_refused(
     convert: Convert, golden_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int
 ) -> None:
     (tmp_path / "checkpoint.pth").write_bytes(golden_checkpoint.read_bytes()[:length])
-    assert convert(tmp_path / "checkpoint.pth") == 1
+    assert convert(tmp_path / "checkpoint.pth") == 2
     assert "damaged" in capsys.readouterr().err
     assert nothing_written(tmp_path)
 
@@ -171,7 +188,7 @@ def test_damaged_files_are_refused(
 def test_other_files_are_refused(
     convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, message: str
 ) -> None:
-    assert convert(content) == 1
+    assert convert(content) == 2
     assert message in capsys.readouterr().err
     assert nothing_written(tmp_path)
 
@@ -183,7 +200,7 @@ def test_missing_and_unknown_keys_are_all_named(
     for key in missing:
         del state[key]
     unknown = ["encoder_vl.head.weight", "momentum"]
-    assert convert(state | {key: torch.zeros(2) for key in unknown}) == 1
+    assert convert(state | {key: torch.zeros(2) for key in unknown}) == 2
     message = capsys.readouterr().err
     assert "parameters not found (3)" in message and "not known (2)" in message
     assert all(key in message for key in missing + unknown)
@@ -208,7 +225,7 @@ def test_wrong_shapes_are_named(
     key: str,
     shape: tuple[int, ...],
 ) -> None:
-    assert convert(state | {key: torch.zeros(shape)}) == 1
+    assert convert(state | {key: torch.zeros(shape)}) == 2
     message = capsys.readouterr().err
     assert "16 x 8 pixels" in message if "patch_embed" in key else f"{key} has shape {shape}, expected" in message
     assert nothing_written(tmp_path)
@@ -217,10 +234,10 @@ def test_wrong_shapes_are_named(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--image_size", 384, 128], "need 1 + 31 x 10 = 311 position embeddings, the checkpoint has 22"),
-        (["--patch_stride", 16], "need 1 + 6 x 3 = 19 position embeddings, the checkpoint has 22"),
-        (["--patch_stride", 0], "patch_stride must be between 1 and patch_size = 16"),
-        (["--num_attention_heads", 5], "hidden_size 64 cannot be divided among 5"),
+        (["--image-size", 384, 128], "need 1 + 31 x 10 = 311 position embeddings, the checkpoint has 22"),
+        (["--patch-stride", 16], "need 1 + 6 x 3 = 19 position embeddings, the checkpoint has 22"),
+        (["--patch-stride", 0], "patch_stride must be between 1 and patch_size = 16"),
+        (["--num-attention-heads", 5], "hidden_size 64 cannot be divided among 5"),
         (["--tokenizer", "no/such-tokenizer"], "no tokenizer can be loaded from no/such-tokenizer"),
     ],
 )
@@ -232,7 +249,7 @@ def test_wrong_options_are_named(
     options: list[object],
     message: str,
 ) -> None:
-    assert convert(golden_checkpoint, *options) == 1
+    assert convert(golden_checkpoint, *options) == 2
     assert message in capsys.readouterr().err
     assert nothing_written(tmp_path)
 
@@ -247,7 +264,7 @@ def test_another_model_s_tokenizer_is_refused(
     folder = tmp_path_factory.mktemp("tokenizer")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "man"]
     BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
-    assert convert(golden_checkpoint, "--tokenizer", folder) == 1
+    assert convert(golden_checkpoint, "--tokenizer", folder) == 2
     assert "has 6 tokens, the checkpoint 211" in capsys.readouterr().err
     assert nothing_written(tmp_path)
 
@@ -257,7 +274,7 @@ def test_an_existing_model_is_not_touched(
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("mine")
-    assert convert(golden_checkpoint) == 1
+    assert convert(golden_checkpoint) == 2
     assert "not an empty folder; remove it" in capsys.readouterr().err
     assert (tmp_path / "model" / "config.json").read_text() == "mine"
     (tmp_path / "model" / "config.json").unlink()
@@ -271,10 +288,51 @@ def test_a_failure_while_writing_leaves_nothing(
         raise OSError("no space left on device")
 
     monkeypatch.setattr("ivt.hub.convert.IVTImageProcessor.save_pretrained", full_disk)
-    assert convert(golden_checkpoint) == 1
+    assert convert(golden_checkpoint) == 2
     assert nothing_written(tmp_path)
 
 
+def test_a_new_folder_gets_its_name_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with new_folder(Path("runs/deep/model")) as folder:
+        monkeypatch.chdir(folder.parent)
+        (folder / "weights").write_text("whole")
+        assert not (tmp_path / "runs/deep/model").exists()
+    assert [path.relative_to(tmp_path / "runs/deep") for path in (tmp_path / "runs/deep").rglob("*")] == [
+        Path("model"),
+        Path("model/weights"),
+    ]
+
+
 def test_a_missing_file_is_named(convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert(tmp_path / "nowhere.pth") == 1
+    assert convert(tmp_path / "nowhere.pth") == 2
     assert "nowhere.pth" in capsys.readouterr().err
+
+
+def test_geometry_of_an_official_file_has_to_be_given(
+    ivt: Callable[..., Result], golden_checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ["convert", tmp_path / "model", "--init", f"official={golden_checkpoint}", "--patch-stride", 12]
+    with pytest.raises(ValueError, match="does not tell image_size, num_attention_heads; pass --image-size, --num-"):
+        ivt(*command)
+    assert nothing_written(tmp_path)
+
+
+def test_a_checkpoint_becomes_one_with_another_tokenizer_or_other_fields(
+    ivt: Callable[..., Result], converted: tuple[Path, str], golden_tokenizer: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(converted[0], tmp_path / "source")
+    for name in TOKENIZER:
+        (source / name).unlink()
+    done = ivt("convert", tmp_path / "whole", "--init", source, "--tokenizer", golden_tokenizer, "--json")
+    assert json.loads(done.stdout) == {"folder": str(tmp_path / "whole"), "report": []}
+    assert AutoProcessor.from_pretrained(tmp_path / "whole").tokenizer.model_max_length == 40
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    ivt("convert", tmp_path / "again", "--init", tmp_path / "whole", "--model.drop_path_rate", 0.25)
+    assert AutoConfig.from_pretrained(tmp_path / "again").drop_path_rate == 0.25
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in converted[0].iterdir()}
+    with pytest.raises(ValueError, match="no whole processor"):
+        ivt("convert", tmp_path / "none", "--init", source)
+    with pytest.raises(ValueError, match="no field 'hiden_size'"):
+        ivt("convert", tmp_path / "none", "--init", source, "--hiden_size", 3)
+    assert not (tmp_path / "none").exists()

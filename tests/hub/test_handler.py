@@ -143,6 +143,16 @@ def test_bad_input_gets_an_error_that_says_what(handler: Any, body: Any, message
     assert answer.keys() == {"error"} and message in answer["error"]
 
 
+def test_requests_as_large_as_allowed_are_answered(handler: Any, module: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    assert "embedding" in handler({"inputs": {"text": ("a man " * 1000)[:5000]}})
+    labels = [f"word{i}" for i in range(100)]
+    answers = handler({"inputs": {"image": IMAGE, "candidate_labels": labels}})
+    assert {answer["label"] for answer in answers} == set(labels)
+    monkeypatch.setattr(module, "MAX_PIXELS", 20 * 40)
+    monkeypatch.setattr(module, "MAX_IMAGE_CHARACTERS", len(IMAGE))
+    assert "embedding" in handler({"inputs": {"image": IMAGE}})
+
+
 @pytest.mark.parametrize("side", [10_000, 20_000])  # Pillow warns of the first, and refuses the second itself
 def test_pictures_that_would_fill_the_memory_are_not_decoded(handler: Any, side: int):
     with warnings.catch_warnings():

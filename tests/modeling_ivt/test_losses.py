@@ -4,6 +4,7 @@ Letters: I images, T texts, D width, B pairs, P patches, L tokens.
 """
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -210,6 +211,32 @@ def test_sdm_gradients_are_those_of_the_value_also_for_its_temperature() -> None
     assert torch.autograd.gradcheck(
         lambda v, t, tau: sdm_loss(v, t, ids(1, 2, 1), temperature=tau), (images, texts, temperature)
     )
+
+
+def tokenwise_loss_of_one_word_and_patch(
+    images: torch.Tensor, texts: torch.Tensor, person_ids: torch.Tensor, **options: float
+) -> torch.Tensor:
+    return tokenwise_loss(images[:, None], texts[:, None], torch.ones(len(texts), 1), person_ids, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("loss", [sdm_loss, tokenwise_loss_of_one_word_and_patch])
+def test_half_precision_cosines_are_divided_by_the_temperature_in_float32(loss: Callable, dtype: torch.dtype) -> None:
+    directions = torch.eye(4, dtype=dtype)  # cosines 1 and 0 are exact in half precision, 1 / 0.3 is not
+    value = loss(directions, directions, torch.arange(4), temperature=0.3)
+    assert value.dtype == torch.float32
+    exact = loss(directions.double(), directions.double(), torch.arange(4), temperature=0.3)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+def test_temperatures_that_are_not_given_are_those_of_the_docstrings() -> None:
+    embeds = torch.tensor([[1.0, 0.0], [0.96, 0.28]], dtype=torch.float64)  # cosines 1 and 0.96
+    wrong = 1 / (1 + math.exp(0.04 / 0.02))
+    expected = (1 - wrong) * math.log(1 - wrong) + wrong * (math.log(wrong) - math.log(EPSILON))
+    assert sdm_loss(embeds, embeds, ids(1, 2)).item() == pytest.approx(2 * expected, abs=1e-6)
+    assert "IRRA's is 0.02" in sdm_loss.__doc__
+    loss = tokenwise_loss_of_one_word_and_patch(embeds, embeds, ids(1, 2))
+    assert loss.item() == pytest.approx(2 * math.log(1 + math.exp(-0.04 / 0.07)), abs=1e-9)
 
 
 def test_sdm_refuses_what_cmpm_refuses_and_a_temperature_of_zero() -> None:

@@ -222,6 +222,41 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     torch.testing.assert_close(gradients(model, tiny_batch), plain)
 
 
+# Dropout
+
+
+@torch.no_grad()
+def test_text_embeddings_are_dropped_at_their_rate_in_training_only(tiny_config: IVTConfig) -> None:
+    tiny_config.hidden_dropout_prob = 0.25
+    embeddings = IVTModel(tiny_config).eval().text_embeddings
+    ids = torch.randint(5, 50, (100, 16))
+    whole = embeddings(ids)
+    dropped = embeddings.train()(ids)
+    kept = dropped != 0
+    assert (~kept).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)  # so that the mean stays what it was
+    assert (whole != 0).all()
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@torch.no_grad()
+def test_attention_is_dropped_at_its_rate_in_training_only(tiny_config: IVTConfig, implementation: str) -> None:
+    tiny_config.attention_dropout = 0.25
+    model = IVTModel(tiny_config).eval()
+    model.set_attn_implementation(implementation)
+    attention, width = model.layers[0].attention, tiny_config.hidden_size
+    for parameter in attention.parameters():
+        parameter.zero_()  # equal scores: each of 8 tokens gets 1 / 8 of the attention
+    attention.qkv.weight[2 * width :] = attention.proj.weight[:] = torch.eye(width)
+    # token s says s in each of the 4 heads of width 8: what comes out are the weights themselves
+    tokens = torch.eye(8).repeat(200, 1, 4)  # (B, S, D)
+    assert (attention(tokens, None, 8)[0] == 1 / 8).all()
+    dropped = attention.train()(tokens, None, 8)[0]
+    kept = dropped != 0
+    assert (~kept).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 1 / 8 / 0.75))
+
+
 # Stochastic depth
 
 
@@ -278,15 +313,17 @@ def test_tokens_are_hidden_only_in_training(tiny_config: IVTConfig, tiny_batch: 
     tiny_config.bmm_ratio, tiny_config.bmm_per_sample = 0.9, per_sample
     model = IVTModel(tiny_config)
 
-    def lengths(**options: float) -> set[int]:
-        outputs = [model(**tiny_batch, **options) for _ in range(8)]
+    def lengths() -> set[tuple[int, int]]:
+        outputs = [model(**tiny_batch) for _ in range(8)]
         sizes = [(o.image_model_output, o.text_model_output) for o in outputs]
         return {(i.last_hidden_state.shape[1], t.last_hidden_state.shape[1]) for i, t in sizes}
 
     assert lengths() != {(22, 9)}
-    assert lengths(bmm_ratio=0.0) == {(22, 9)}
     model.eval()
-    assert lengths() == lengths(bmm_ratio=0.5) == {(22, 9)}
+    assert lengths() == {(22, 9)}
+    tiny_config.bmm_ratio = 0.0
+    model.train()
+    assert lengths() == {(22, 9)}
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

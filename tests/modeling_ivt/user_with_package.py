@@ -1,16 +1,15 @@
 """Use a published model as somebody does who has installed this package, without `trust_remote_code`.
 
-The tests run it in a process of its own: `python user_with_package.py NAME REVISION REPO INSTALLED OUTPUT_DIR`, where
-INSTALLED is the folder the wheel is in. It leaves the folders `again` (model and processor, saved once more) and
-`pipeline` (the project's own pipeline, saved), and `report.json`, which also tells what the modules of the wheel and
-the scripts of the repository print when they are imported.
+The tests run it in a process of its own: `python user_with_package.py NAME REVISION INSTALLED OUTPUT_DIR`, where
+INSTALLED is the folder the wheel is in. It writes the folders `again` (model and processor, saved once more) and
+`pipeline` (the project's own pipeline, saved), and `report.json`, with what the modules of the wheel print when they
+are imported.
 """
 
 import contextlib
 import importlib
 import io
 import json
-import pkgutil
 import sys
 from pathlib import Path
 
@@ -25,6 +24,9 @@ from transformers import (
 )
 from use_pipelines import use_pipelines
 
+ROOMS = ("ivt", "modeling_ivt", "processing")
+SCRIPTS = ("train_hf", "evaluate_hf")
+
 
 def import_silently(*modules: str) -> str:
     """Import and return what was printed meanwhile."""
@@ -35,7 +37,14 @@ def import_silently(*modules: str) -> str:
     return said.getvalue()
 
 
-(name, revision), (repo, installed, output_dir) = sys.argv[1:3], map(Path, sys.argv[3:6])
+def find_modules(installed: Path) -> list[str]:
+    """Names of all modules of the wheel; folders with a hyphen, and the Space's script, are data."""
+    files = [path.relative_to(installed) for room in ROOMS for path in installed.glob(f"{room}/**/*.py")]
+    modules = [".".join(file.with_suffix("").parts) for file in files if "-" not in str(file)]
+    return [*SCRIPTS, *(name for name in modules if name != "ivt.hub.space.app")]
+
+
+(name, revision), (installed, output_dir) = sys.argv[1:3], map(Path, sys.argv[3:5])
 said = import_silently("modeling_ivt")
 auto_classes = (
     AutoConfig,
@@ -52,11 +61,7 @@ again = AutoModel.from_pretrained(output_dir / "again").state_dict()
 
 pipelines = use_pipelines(name, output_dir / "pipeline", revision=revision)
 
-everything = [path.stem for path in repo.glob("*.py")]
-for room in pkgutil.iter_modules([str(installed)]):
-    inside = pkgutil.walk_packages([str(installed / room.name)], f"{room.name}.") if room.ispkg else ()
-    everything += [room.name, *(module.name for module in inside if "-" not in module.name)]
-sys.path.append(str(repo))  # for the scripts; the rooms are found in `installed`, which comes first
+everything = find_modules(installed)
 report = {
     "modules": {name: type(thing).__module__ for name, thing in loaded.items()},
     "same_after_saving_again": all(

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from processing.caption_augmentation import SYNONYMS, CaptionAugmentation
+from processing.caption_augmentation import CaptionAugmentation
 
 CAPTION = "A tall man wears an orange jacket, dark pants, and white sneakers. He holds a black cell phone."
 
@@ -18,27 +18,15 @@ def test_rates_of_zero_change_nothing():
     assert set(results(CaptionAugmentation(), " odd ,, text. ")) == {" odd ,, text. "}
 
 
-def test_synonyms_are_swapped_within_their_group():
-    seen = results(CaptionAugmentation(swap_synonyms=1.0), "The man with a cell phone and sneakers", 500)
-    group = {word: set(words) - {word} for words in SYNONYMS for word in words}
-    expected = {
-        f"The {man} with a {phone} and {shoes}"
-        for man in group["man"]
-        for phone in group["cell phone"]
-        for shoes in group["sneakers"]
-    }
-    assert set(seen) == expected
+def test_articles_follow_the_new_word():
+    drop = CaptionAugmentation(drop_attributes=1.0)
+    assert set(results(drop, "an old man, a big umbrella, a red one-piece")) == {"a man, an umbrella, a one-piece"}
+    assert set(results(drop, "an orange uniform, a big hourglass")) == {"a uniform, an hourglass"}
 
 
-def test_articles_and_capitals_follow_the_new_word():
-    swap = CaptionAugmentation(swap_synonyms=1.0)
-    assert set(results(swap, "Person. A person near an individual")) >= {
-        "Individual. An individual near a person",
-        "Pedestrian. A pedestrian near a pedestrian",
-    }
-    assert set(results(CaptionAugmentation(drop_attributes=1.0), "an old man, a big umbrella, a red one-piece")) == {
-        "a man, an umbrella, a one-piece"
-    }
+def test_texts_in_which_nothing_is_changed_keep_their_mistakes():
+    augmentation = CaptionAugmentation(drop_attributes=1.0)
+    assert set(results(augmentation, "He has a umbrella and an coat.")) == {"He has a umbrella and an coat."}
 
 
 def test_attributes_are_dropped_before_their_noun_only():
@@ -47,6 +35,8 @@ def test_attributes_are_dropped_before_their_noun_only():
     for text in (
         "her hair is long and black.",
         "a black and white coat",
+        "a black or white coat",
+        *(f"it is blue {word} it" for word in ("and", "or", "with", "in", "on", "of", "at", "to", "for", "from")),
         "Red.",
         "a long sleeve",
         "the shirt is blue with stripes",
@@ -61,9 +51,14 @@ def test_words_of_the_word_level_lose_their_attributes():
 
 
 def test_phrases_are_dropped_but_never_all():
-    phrases = ["A tall man wears an orange jacket", "dark pants", "and white sneakers", "He holds a black cell phone"]
-    for text in results(CaptionAugmentation(drop_phrases=1.0), CAPTION):
-        assert text.strip(" .,") in phrases
+    phrases = [
+        "A tall man wears an orange jacket",
+        "dark pants",
+        "and white sneakers.",
+        "He holds a black cell phone.",
+    ]
+    alone = results(CaptionAugmentation(drop_phrases=1.0), CAPTION, 400)
+    assert alone == pytest.approx(dict.fromkeys(phrases, 100), rel=0.25)  # any of them may be the one that stays
     seen = results(CaptionAugmentation(drop_phrases=0.5), CAPTION, 600)
     assert len(seen) == 2 ** len(phrases) - 1
     for text in seen:  # in their old order, separated as before
@@ -75,9 +70,5 @@ def test_phrases_are_dropped_but_never_all():
 
 @pytest.mark.parametrize("rate", [0.1, 0.6])
 def test_changes_happen_at_their_rates(rate):
-    count = sum(
-        n for text, n in results(CaptionAugmentation(swap_synonyms=rate), "man", 2000).items() if text != "man"
-    )
-    assert abs(count / 2000 - rate) < 0.04
     count = results(CaptionAugmentation(drop_attributes=rate), "red coat", 2000)["coat"]
     assert abs(count / 2000 - rate) < 0.04

@@ -25,11 +25,13 @@ def test_output_is_bicubic_resize_then_scaling():
     np.testing.assert_allclose(pixel_values(PICTURE)[0].permute(1, 2, 0), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("do_convert_rgb", [True, False])
 @pytest.mark.parametrize("orientation, turn", [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
-def test_exif_orientation_is_applied(orientation, turn):
+def test_exif_orientation_is_applied(orientation, turn, do_convert_rgb):
     sideways = PICTURE.copy()
     sideways.getexif()[0x0112] = orientation
-    torch.testing.assert_close(pixel_values(sideways), pixel_values(PICTURE.transpose(turn)))
+    values = pixel_values(sideways, do_convert_rgb=do_convert_rgb)
+    torch.testing.assert_close(values, pixel_values(PICTURE.transpose(turn)))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,36 @@ def test_sixteen_bits_look_like_eight():
     assert sixteen.mode == "I;16"
     torch.testing.assert_close(pixel_values(sixteen), pixel_values(Image.fromarray(grey)))
     torch.testing.assert_close(pixel_values(sixteen.convert("I")), pixel_values(Image.fromarray(grey)))
+
+
+def grey_levels(image):
+    """What becomes of an image, on the scale of 0..255."""
+    values = IVTImageProcessor()(image, do_resize=False, do_normalize=False, do_rescale=True, return_tensors="np")
+    return values.pixel_values[0, 0] * 255
+
+
+def test_sixteen_bits_and_fractions_become_the_nearest_of_256_greys():
+    every = np.arange(2**16).reshape(256, 256)
+    for image in (
+        Image.fromarray(every.astype(np.uint16)),
+        Image.fromarray(every.astype(np.int32)),
+        every.astype(np.uint16),
+    ):
+        found = grey_levels(image)
+        np.testing.assert_allclose(found, np.rint(found), atol=1e-4)
+        assert np.abs(found - every / 257).max() < 0.5
+    for fractions, scale in ((every / 65535, 255), (every / 257, 1)):
+        assert np.abs(grey_levels(fractions) - fractions * scale).max() <= 0.5
+
+
+def test_dark_pictures_of_sixteen_bits_stay_dark():
+    dark = np.full((30, 10), 200)
+    assert grey_levels(Image.fromarray(dark.astype(np.uint16))).max() == pytest.approx(1)  # 200 of 65535
+    assert grey_levels(dark.astype(np.uint16)).max() == pytest.approx(1)
+    # the mode of 32 bits may hold either: 0..255 where nothing is larger
+    assert grey_levels(Image.fromarray(dark.astype(np.int32))).min() == pytest.approx(200)
+    for largest, grey in ((255, 255), (256, 1), (70_000, 255)):
+        assert grey_levels(Image.fromarray(np.full((30, 10), largest, np.int32))).max() == pytest.approx(grey)
 
 
 def test_transparency_becomes_white():
@@ -82,18 +114,61 @@ def test_a_path_is_read_like_its_picture(tmp_path):
         torch.tensor(PIXELS.transpose(2, 0, 1)) / 255,
         np.dstack([PIXELS, np.full((30, 10), 255, np.uint8)]),
         [PICTURE],
+        (PICTURE,),
         [[PICTURE]],
     ],
-    ids=["HWC", "CHW", "batch", "int", "float", "unit", "uint16", "torch", "unit CHW", "opaque", "list", "nested"],
+    ids=[
+        "HWC",
+        "CHW",
+        "batch",
+        "int",
+        "float",
+        "unit",
+        "uint16",
+        "torch",
+        "unit CHW",
+        "opaque",
+        "list",
+        "tuple",
+        "nested",
+    ],
 )
 def test_every_kind_of_image_gives_the_same(same):
     torch.testing.assert_close(pixel_values(same), pixel_values(PICTURE))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tensors_of_half_precision_and_those_with_gradients_are_read(dtype):
+    unit = torch.tensor(PIXELS) / 255
+    torch.testing.assert_close(pixel_values(unit.requires_grad_()), pixel_values(PICTURE))
+    torch.testing.assert_close(pixel_values(unit.to(dtype)), pixel_values(unit.to(dtype).float()))
 
 
 def test_grey_arrays_need_no_channel():
     grey = PIXELS[..., 0]
     for same in (grey, grey[..., None], grey[None], torch.tensor(grey)):
         torch.testing.assert_close(pixel_values(same), pixel_values(Image.fromarray(grey)))
+
+
+def test_channels_are_where_the_caller_says():
+    low = PIXELS[:3]  # (3, 10, 3): channels might come first or last
+    for last, array in ((True, low), (False, low.transpose(2, 0, 1))):
+        values = pixel_values(array, input_data_format="channels_last" if last else "channels_first")
+        torch.testing.assert_close(values, pixel_values(Image.fromarray(low)))
+
+
+def test_masks_are_black_and_white_and_whole_numbers_are_never_shares_of_one():
+    mask = PIXELS[..., 0] > 127
+    torch.testing.assert_close(pixel_values(mask), pixel_values(Image.fromarray(mask)))
+    nearly_black = mask.astype(np.int64)
+    torch.testing.assert_close(pixel_values(nearly_black), pixel_values(nearly_black.astype(np.uint8)))
+
+
+def test_channels_stay_as_many_as_they_are_if_asked():
+    for picture in (PICTURE.convert("L"), PICTURE.convert("RGBA")):
+        for image in (picture, np.asarray(picture)):
+            values = pixel_values(image, do_convert_rgb=False, do_normalize=False)
+            assert values.shape == (1, len(picture.getbands()), 384, 128)
 
 
 def test_lists_may_mix_kinds_and_sizes():
@@ -121,6 +196,7 @@ def test_what_is_no_image_is_named(wrong):
         (np.zeros(5), "is no image"),
         (np.full((30, 10, 3), -1.0), "from -1 to 0"),
         (np.full((30, 10, 3), 300), "from 0 to 300"),
+        (np.full((30, 10, 3), 255.5), "from 0 to 255.5"),
         (np.full((30, 10, 3), np.nan), "expected 0..255"),
     ],
 )

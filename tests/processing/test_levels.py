@@ -27,6 +27,7 @@ class FixedTagger:
         ("a man", ["a man"]),
         (" , a man ,, . ", ["a man"]),
         (".", ["."]),
+        ("A coat; shoes: red! A bag? (Black - or blue/green)", ["A coat; shoes: red! A bag? (Black - or blue/green)"]),
     ],
 )
 def test_phrases_are_cut_at_stops_and_commas(caption, phrases):
@@ -50,7 +51,15 @@ def test_phrases_lose_nothing_but_stops_commas_and_spaces(caption):
         ("faded/VBD orange/XX coat/NN", ["faded", "orange", "coat"]),
         ("he/PRP wore/VBD black/JJ shoes/NNS", ["black", "shoes"]),
         ("man/NN wearing/VBG black/JJ shoes/NNS", ["man", "black", "shoes"]),
+        ("wearing/VBG shoes/NNS of/IN leather/NN and/CC black/JJ", ["shoes", "leather", "black"]),  # nothing before it
         ("with/IN matching/VBG shoes/NNS", ["matching", "shoes"]),
+        ("walks/VBZ in/IN ,/, wearing/VBG shoes/NNS", ["shoes"]),  # the comma stands between them
+        ("a/DT matching/VBG bag/NN", ["matching", "bag"]),
+        ("red/JJ matching/VBG bags/NNS", ["red", "matching", "bags"]),
+        ("his/PRP$ running/VBG shoes/NNS", ["running", "shoes"]),
+        ("two/CD matching/VBG bags/NNS", ["matching", "bags"]),
+        ("the/DT taller/JJR man/NN or/CC tallest/JJS", ["taller", "man", "tallest"]),
+        ("nike/NNP shoes/NNS and/CC ray-bans/NNPS", ["nike", "shoes", "ray-bans"]),
         ("he/PRP is/VBZ dressed/VBN in/IN jeans/NNS", ["jeans"]),
         ("hair/NN is/VBZ tied/VBN", ["hair"]),
         ("shirt/NN is/VBZ pink/VB ,/, hair/NN curly/RB", ["shirt", "pink", "hair", "curly"]),
@@ -66,11 +75,10 @@ def test_words_are_nouns_adjectives_and_attributes(tags, words):
 def test_repeated_words_stay_and_hyphens_hold():
     words = extract_words("black t-shirt,black man's bag", FixedTagger("black/JJ t-shirt/NN man's/NN bag/NN"))
     assert words == ["black", "t-shirt", "black", "man's", "bag"]
-
-
-@pytest.fixture
-def small_tagger(monkeypatch):
-    monkeypatch.setattr(levels, "find_tagger", lambda: "small")
+    assert extract_words("a black-and-white hat", FixedTagger("black-and-white/JJ hat/NN")) == [
+        "black-and-white",
+        "hat",
+    ]
 
 
 def rows():
@@ -78,7 +86,7 @@ def rows():
     return Dataset.from_dict({"image": [b"no picture", b""], "captions": captions, "person_id": [5, 3]})
 
 
-def test_every_caption_gets_its_levels_and_images_are_not_touched(small_tagger):
+def test_every_caption_gets_its_levels_and_images_are_not_touched():
     added = add_levels(rows())
     assert added.column_names == ["image", "captions", "person_id", "levels"]
     assert added["image"][:] == [b"no picture", b""] and added["person_id"][:] == [5, 3]
@@ -89,9 +97,19 @@ def test_every_caption_gets_its_levels_and_images_are_not_touched(small_tagger):
     assert added[1]["levels"] == []
 
 
-def test_levels_of_a_stored_corpus_are_worked_out_once(small_tagger, monkeypatch, tmp_path):
+def test_levels_of_a_stored_corpus_are_worked_out_once(monkeypatch, tmp_path):
     rows().save_to_disk(tmp_path / "rows")
     first = add_levels(load_from_disk(tmp_path / "rows"))
     load_tagger.cache_clear()
     monkeypatch.setattr(levels, "load_tagger", lambda name: pytest.fail("tagged again"))
     assert add_levels(load_from_disk(tmp_path / "rows"))["levels"][:] == first["levels"][:]
+
+
+@pytest.mark.parametrize("name, value", [("VERSION", levels.VERSION + 1), ("find_tagger", lambda: "other")])
+def test_levels_of_another_version_or_tagger_are_not_taken_from_the_cache(monkeypatch, tmp_path, name, value):
+    rows().save_to_disk(tmp_path / "rows")
+    add_levels(load_from_disk(tmp_path / "rows"))
+    monkeypatch.setattr(levels, name, value)
+    monkeypatch.setattr(levels, "levels_of", lambda captions, tagger: [{"phrases": [tagger], "words": []}])
+    expected = "other" if name == "find_tagger" else "small"
+    assert add_levels(load_from_disk(tmp_path / "rows"))[0]["levels"] == [{"phrases": [expected], "words": []}]

@@ -75,6 +75,9 @@ def test_case_does_not_matter_whatever_the_tokenizer(tokenizer, do_lower_case):
 def test_long_text_is_cut_to_the_tokenizers_limit(processor):
     long = "red " * 500
     assert len(processor(text=long)["input_ids"]) == DEFAULT_MAX_LENGTH
+    assert f"or to {DEFAULT_MAX_LENGTH} tokens where the tokenizer names no limit" in IVTProcessor.__doc__
+    processor.tokenizer.model_max_length = 300
+    assert len(processor(text=long)["input_ids"]) == 300
     processor.tokenizer.model_max_length = 20
     ids = processor(text=long)["input_ids"]
     assert len(ids) == 20 and ids[-1] == processor.tokenizer.sep_token_id

@@ -1,3 +1,5 @@
+import itertools
+import math
 from collections import Counter
 
 import numpy as np
@@ -5,9 +7,11 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from processing.samplers import BalancedSampler, PairSampler
+from processing.samplers import BalancedSampler, PairSampler, ShardSampler
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, 103)
 PERSONS = np.random.default_rng(0).integers(100, 125, 103)  # of one person there are 1 to 9 pairs
@@ -32,6 +36,15 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert epoch_of(PairSampler(LENGTHS, 4, 0), 1) == orders[1]
 
 
+def test_every_pair_is_left_out_equally_seldom():
+    sampler = PairSampler(LENGTHS, batch_size=4)
+    left_out = Counter()
+    for epoch in range(700):
+        left_out.update(set(range(103)) - {index for _, index in epoch_of(sampler, epoch)})
+    # 3 of 103 in every epoch: 20 times on average
+    assert len(left_out) == 103 and min(left_out.values()) > 5 and max(left_out.values()) < 45
+
+
 def test_batches_of_like_length_need_less_padding():
     def padding(window):
         order = [index for _, index in PairSampler(LENGTHS, 4, window=window)]
@@ -47,9 +60,37 @@ def test_batches_do_not_come_in_order_of_length():
     assert (np.diff(firsts) > 0).any() and (np.diff(firsts) < 0).any()
 
 
+def test_the_longest_captions_come_early_in_some_epochs_and_late_in_others():
+    sampler = PairSampler(LENGTHS, 4, window=25)
+    places = set()
+    for epoch in range(40):
+        lengths = LENGTHS[[index for _, index in epoch_of(sampler, epoch)]].reshape(-1, 4)
+        places.add(int(lengths.sum(1).argmax()))  # of 25
+    assert len(places) > 10
+
+
+def test_one_batch_is_enough():
+    assert sorted(PairSampler([1, 2, 3, 4], batch_size=4)) == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert sorted(BalancedSampler([7, 7, 8, 8], batch_size=4, pairs_per_person=2)) == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
 def test_too_few_pairs_for_a_batch_are_refused():
     with pytest.raises(ValueError, match="3 pairs do not fill one batch of 4"):
         PairSampler([1, 2, 3], batch_size=4)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [PairSampler(LENGTHS, 4), BalancedSampler(PERSONS, 4, 2), ShardSampler([60, 43], 4)],
+    ids=["pairs", "balanced", "shards"],
+)
+def test_an_epoch_goes_on_as_it_began_when_the_next_one_is_set(sampler):
+    expected = epoch_of(sampler, 1)
+    sampler.set_epoch(1)
+    keys = iter(sampler)
+    first = [next(keys) for _ in range(5)]
+    sampler.set_epoch(2)
+    assert first + list(keys) == expected
 
 
 class Keys(torch.utils.data.Dataset):
@@ -129,6 +170,48 @@ def test_persons_with_equally_many_pairs_are_all_seen_once():
     persons = np.arange(12).repeat(6)[np.random.default_rng(1).permutation(72)]
     indices = batches_of_persons(BalancedSampler(persons, batch_size=12, pairs_per_person=3), 4)
     assert sorted(indices.flatten().tolist()) == list(range(72))
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.lists(st.integers(1, 9), min_size=4, max_size=9), st.integers(1, 3), st.integers(1, 4))
+def test_an_epoch_has_as_many_batches_as_can_be_filled_with_different_persons(counts, pairs_per_person, num_persons):
+    persons = np.arange(len(counts)).repeat(counts)
+    sampler = BalancedSampler(persons, num_persons * pairs_per_person, pairs_per_person)
+    groups = [math.ceil(count / pairs_per_person) for count in counts]
+    # b batches need num_persons * b groups, of one person b at the most
+    fit = [b for b in range(sum(groups) + 1) if sum(min(group, b) for group in groups) >= num_persons * b]
+    assert len(sampler) == len(list(sampler)) == max(fit) * num_persons * pairs_per_person
+
+
+def test_among_equals_everybody_is_left_over_and_meets_everybody():
+    sampler = BalancedSampler(np.arange(13), batch_size=4, pairs_per_person=1)
+    left_over, met = Counter(), Counter()
+    for epoch in range(300):
+        batches = batches_of_persons(sampler, epoch).tolist()
+        left_over.update(set(range(13)).difference(*batches))
+        met.update(two for batch in batches for two in itertools.combinations(sorted(batch), 2))
+    assert len(left_over) == 13 and min(left_over.values()) > 8  # 1 of 13 in every epoch: 23 times on average
+    assert len(met) == 13 * 12 / 2 and min(met.values()) > 40  # 18 meetings of 78 in every epoch: 69 on average
+
+
+def test_batches_do_not_come_in_the_order_in_which_they_were_filled():
+    # person 0 has the most pairs, so the first batches filled are those with 0: 6 of 8
+    sampler = BalancedSampler([0] * 6 + list(range(1, 11)), batch_size=2, pairs_per_person=1)
+    batches = [batches_of_persons(sampler, epoch) for epoch in range(200)]
+    with_most = np.mean([(batch < 6).any(1).tolist() for batch in batches], axis=0)
+    assert with_most.tolist() == pytest.approx([6 / 8] * 8, abs=0.1)
+
+
+def test_pairs_of_a_person_take_turns_and_change_their_company():
+    sampler = BalancedSampler([7] * 5 + [8] * 5, batch_size=4, pairs_per_person=2)
+    seen, together = Counter(), Counter()
+    for epoch in range(200):
+        groups = batches_of_persons(sampler, epoch).reshape(-1, 2).tolist()
+        seen.update(index for group in groups for index in group)
+        together.update(tuple(sorted(group)) for group in groups)
+    # 5 pairs fill 6 places: one of them comes twice, each in its turn
+    assert seen == pytest.approx(dict.fromkeys(range(10), 200 * 6 / 5), rel=0.1)
+    assert len(together) == 2 * 5 * 4 / 2
 
 
 def test_what_no_batch_had_room_for_differs_from_epoch_to_epoch():

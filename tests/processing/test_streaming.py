@@ -6,9 +6,10 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_batches import assert_equal_items, make_rows
+from test_batches import assert_equal_items, make_rows, png_with_a_broken_chunk
 from torch.utils.data import BatchSampler, DataLoader
 
+from processing import batches
 from processing.batches import PairCollator, StreamedPairs, TrainingPairs
 from processing.caption_augmentation import CaptionAugmentation
 from processing.samplers import ShardSampler
@@ -49,17 +50,25 @@ def test_streamed_pairs_are_those_from_memory(processor):
             assert_equal_items(streamed[epoch, index], in_memory[epoch, index])
 
 
-def test_levels_that_are_not_stored_are_worked_out(processor, monkeypatch):
-    monkeypatch.setattr("processing.batches.find_tagger", lambda: "small")
+def test_levels_that_are_not_stored_are_worked_out(processor):
     streamed = StreamedPairs(RowsInMemory(make_rows(), without=("levels",)), processor, levels=["phrase", "word"])
     assert sorted(streamed[0, 2]["texts"]) == ["A woman", "woman"]
     assert "red" in " ".join(streamed[0, 3]["texts"]).lower()
 
 
-def test_picture_that_cannot_be_read_is_named(processor):
+def test_whole_sentences_alone_need_no_tagger(processor, monkeypatch):
+    monkeypatch.setattr(batches, "find_tagger", lambda: pytest.fail("looked for a tagger"))
+    streamed = StreamedPairs(RowsInMemory(make_rows(), without=("levels",)), processor, levels=["sentence"])
+    assert streamed[0, 2]["texts"] == ["A woman."]
+
+
+@pytest.mark.parametrize(
+    "image", [{"bytes": b"no picture"}, {"bytes": png_with_a_broken_chunk()}, {"bytes": None}, None]
+)
+def test_picture_that_cannot_be_read_is_named(processor, image):
     rows = RowsInMemory(make_rows())
     pair = rows.pair
-    rows.pair = lambda index: (pair(index)[0] | {"image": {"bytes": b"no picture"}}, 0)
+    rows.pair = lambda index: (pair(index)[0] | {"image": image}, 0)
     with pytest.raises(ValueError, match="image 'cam/0.png' cannot be read: .*; write its shard anew"):
         StreamedPairs(rows, processor)[0, 0]
 
@@ -108,6 +117,40 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert {len(left) for left in left_out} == {4} and len(set.union(*left_out)) > 20
 
 
+def line_of(sampler: ShardSampler, epoch: int) -> np.ndarray:
+    """Batches in the order in which the lanes of one process stand behind one another, (batches, pairs)."""
+    sampler.set_epoch(epoch)
+    batches = np.array([index for _, index in sampler]).reshape(-1, sampler.batch_size)
+    return np.concatenate([batches[lane :: sampler.LANES] for lane in range(sampler.LANES)])
+
+
+def test_an_epoch_is_one_line_of_shards_in_an_order_of_its_own():
+    followers, starts = set(), set()
+    for number in range(40):
+        sampler = ShardSampler([16] * 12, 1, seed=number % 2, buffer=1)  # nothing is shuffled but the shards
+        line = line_of(sampler, number // 2).ravel()
+        starts.add(int(line[0]))
+        line = np.roll(line, -int((line % 16 == 0).argmax()))  # from the first beginning of a shard on, and round
+        shards = line[::16] // 16
+        assert sorted(shards) == list(range(12))
+        np.testing.assert_array_equal(line.reshape(12, 16) - 16 * shards[:, None], [range(16)] * 12)
+        followers |= set(zip(shards.tolist(), np.roll(shards, -1).tolist(), strict=True))
+    assert len(starts) > 30 and len(followers) > 0.9 * 12 * 11  # nearly any shard has had any other behind it
+
+
+def test_every_window_of_a_lane_is_shuffled_in_a_way_of_its_own():
+    shuffles = []
+    for seed, epoch in [(0, 0), (0, 1), (0, 2), (1, 0)]:
+        sampler = ShardSampler([240], 1, seed=seed, buffer=8 * 10)  # 8 lanes of 3 windows of 10 pairs
+        windows = line_of(sampler, epoch).reshape(24, 10)
+        for window in windows:
+            first = next(index for index in window if (index - 1) % 240 not in window)
+            places = (window - first) % 240
+            assert sorted(places) == list(range(10))
+            shuffles.append(tuple(places.tolist()))
+    assert len(set(shuffles)) == len(shuffles) == 4 * 24
+
+
 def test_processes_and_lanes_read_few_shards_at_a_time():
     shards, batch_size = [64] * 64, 4
     sampler = ShardSampler(shards, batch_size, num_processes=2, buffer=8 * 16)
@@ -138,6 +181,16 @@ def test_batches_of_like_length_come_from_within_a_window():
         return np.ptp(lengths[batches], axis=1).mean()
 
     assert spread(True) < spread(False) / 4
+
+
+def test_windows_do_not_begin_with_their_shortest_captions():
+    lengths = np.arange(800) % 80
+    firsts = []
+    for epoch in range(30):
+        windows = line_of(ShardSampler([800], 5, buffer=8 * 50, lengths=lengths), epoch).reshape(16, 10, 5)
+        firsts.append(lengths[windows].sum(2).argsort(1)[:, 0])  # place of the shortest batch of 10
+    places = np.bincount(np.ravel(firsts), minlength=10)
+    assert places.tolist() == pytest.approx([30 * 16 / 10] * 10, rel=0.5)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

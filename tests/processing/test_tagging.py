@@ -8,6 +8,7 @@ import pytest
 
 from ivt.corpora.drawn.synthetic import sample_rows
 from processing import tagging
+from processing.caption_augmentation import ADJECTIVES
 from processing.levels import extract_words
 from processing.tagging import TOKEN, find_tagger, load_tagger
 
@@ -42,6 +43,12 @@ def test_small_tagger_has_learnt_its_captions(learnt):
     ]
     assert len(pairs) > 1000
     assert sum(tag == given for tag, given in pairs) / len(pairs) > 0.97
+
+
+def test_small_tagger_knows_every_adjective_that_captions_are_augmented_by():
+    tagger = load_tagger("small")
+    found = {word: dict(tagger.tag(f"a {word} coat".split()))[word] for word in ADJECTIVES.split()}
+    assert set(found.values()) == {"JJ"}
 
 
 def test_small_tagger_finds_words_it_never_saw():
@@ -82,12 +89,20 @@ def test_without_data_and_network_the_small_tagger_stands_in_with_a_warning(monk
 
 
 def test_a_network_that_does_not_answer_is_not_waited_for(monkeypatch):
-    answer, answers = threading.Event(), []
+    answer, answers, threads = threading.Event(), [], []
+
+    def download(*args, **kwargs):
+        threads.append(threading.current_thread())
+        answers.append(answer.wait(3))
+
+    assert tagging.DOWNLOAD_SECONDS <= 30
     monkeypatch.setattr(tagging, "DOWNLOAD_SECONDS", 0.01)
     monkeypatch.setattr(tagging, "_has_nltk_data", lambda: False)
-    monkeypatch.setattr(tagging.nltk, "download", lambda *args, **kwargs: answers.append(answer.wait(3)))
+    monkeypatch.setattr(tagging.nltk, "download", download)
     assert find_tagger() == "small" and not answers
     answer.set()
+    threads[0].join()
+    assert threads[0].daemon  # the end of the program does not wait for it either
 
 
 def test_data_that_is_there_or_can_be_fetched_is_used(monkeypatch, caplog):

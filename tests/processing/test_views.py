@@ -18,10 +18,15 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.NEAREST])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_resized_pixels_are_what_the_image_processor_sees(mode):
+def test_resized_pixels_are_what_the_image_processor_sees(mode, resample):
     picture = Image.fromarray(PIXELS.transpose(1, 2, 0)).convert(mode)
-    image_processor = IVTImageProcessor(size={"height": 36, "width": 10}, image_mean=[0.4, 0.5, 0.6])
+    picture.getexif()[0x0112] = 3  # upside down
+    if mode == "RGBA":
+        picture.putalpha(100)
+    settings = {"resample": resample, "image_std": [0.2, 0.3, 0.5], "rescale_factor": 1 / 200}
+    image_processor = IVTImageProcessor(size={"height": 36, "width": 10}, image_mean=[0.4, 0.5, 0.6], **settings)
     pixels = resized_pixels(picture, image_processor)
     assert pixels.shape == (3, 36, 10) and pixels.dtype == np.uint8
     expected = image_processor(picture, return_tensors="pt").pixel_values
@@ -69,6 +74,47 @@ def test_erased_part_is_a_grey_rectangle_of_the_given_area_and_aspect():
         assert 1.5 <= (height + 0.5) / (width - 0.5) and (height - 0.5) / (width + 0.5) <= 3.3
         areas.append(height * width / pixels[0].size)
     assert 0.015 < min(areas) < 0.05 and 0.2 < max(areas) < 0.42
+
+
+def erased_rectangles(height, width, **erase):
+    """(top, left, rows, columns) of what is erased, (400, 4), all zero where nothing is."""
+    views = TrainingViews(num_views=400, padding=0, flip=0, erase=1, **erase)
+    found = []
+    for view in views(np.zeros((3, height, width), np.uint8), rng()):
+        rows, columns = np.flatnonzero(view[0].any(1)), np.flatnonzero(view[0].any(0))
+        found.append((rows[0], columns[0], len(rows), len(columns)) if len(rows) else (0, 0, 0, 0))
+    return np.array(found, float)
+
+
+def test_areas_and_aspects_of_random_erasing_are_uniform_in_their_ranges():
+    _, _, rows, columns = erased_rectangles(100, 100, erase_aspect=(1, 1)).T
+    areas = rows * columns / 100**2  # from 0.02 to 0.4
+    assert (areas.min(), areas.mean(), areas.max()) == pytest.approx((0.02, 0.21, 0.4), rel=0.04, abs=0.004)
+    _, _, rows, columns = erased_rectangles(100, 100, erase_area=(0.1, 0.1)).T
+    aspects = rows / columns  # from 0.3 to 3.3
+    assert (aspects.min(), aspects.mean(), aspects.max()) == pytest.approx((0.3, 1.8, 3.3), rel=0.06)
+
+
+def test_any_part_of_a_picture_may_be_erased():
+    tops, lefts, rows, columns = erased_rectangles(120, 60, erase_area=(0.1, 0.1), erase_aspect=(1.2, 1.2)).T
+    for places, most in ((tops, 120 - rows[0]), (lefts, 60 - columns[0])):
+        assert places.min() == 0 and places.max() >= most - 1 and places.mean() == pytest.approx(most / 2, rel=0.08)
+    assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.1
+    _, _, rows, columns = erased_rectangles(96, 32, erase_area=(0.3, 0.3), erase_aspect=(1, 1)).T
+    assert set(rows) == set(columns) == {30}  # nearly the whole width
+
+
+def test_views_that_are_not_described_are_three_padded_by_ten_and_half_of_them_flipped_and_erased():
+    pixels = np.full((3, 60, 40), 255, np.uint8)
+    pixels[:, :, :20] = 200
+    views = np.concatenate([TrainingViews()(pixels, rng(seed)) for seed in range(200)])[:, 0]
+    assert len(views) == 3 * 200
+    erased = (views == 127).any((1, 2))
+    whole = views[~erased]
+    black_rows, black_columns = (whole == 0).all(2).sum(1), (whole == 0).all(1).sum(1)
+    assert set(black_rows) == set(black_columns) == set(range(11))
+    flipped = (whole == 200).argmax(2).max(1) > (whole == 255).argmax(2).max(1)
+    assert abs(erased.mean() - 0.5) < 0.06 and abs(flipped.mean() - 0.5) < 0.08
 
 
 def test_erase_fill_is_per_channel():

@@ -1,5 +1,6 @@
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -73,6 +74,17 @@ def test_image_embeds_are_unit_length_and_in_the_order_of_the_images(model: Colo
     torch.testing.assert_close(embeds, EXPECTED)
     assert embeds.dtype == torch.float32 and not embeds.is_inference()
     assert max(shape[0] for shape in model.batches) == min(batch_size, 7)
+
+
+def test_files_are_opened_and_one_that_cannot_be_read_is_named(model: ColourModel, tmp_path: Path) -> None:
+    files = [tmp_path / f"{index}.png" for index in range(3)]
+    for file, image in zip(files, IMAGES, strict=False):
+        image.save(file)
+    for paths in (files, list(map(str, files))):
+        torch.testing.assert_close(embed_images(model, LetterProcessor(), paths, progress=False), EXPECTED[:3])
+    files[1].write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="1.png' cannot be read: "):
+        embed_images(model, LetterProcessor(), files, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,25 @@
 import logging
+from dataclasses import asdict, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
 
-from ivt.files import write_manifest
-from ivt.training.checkpoints import find_checkpoints, newest_whole_checkpoint, open_output, saving
+from ivt.files import find_damage, write_manifest
+from ivt.training import checkpoints
+from ivt.training.checkpoints import (
+    Progress,
+    find_checkpoints,
+    newest_whole_checkpoint,
+    open_output,
+    resume,
+    save_checkpoint,
+    saving,
+)
 from ivt.training.recipe import Recipe
 
 
@@ -61,3 +76,52 @@ def test_output_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file/run/recipe.yaml could not be written: .*there is no checkpoint yet"):
         open_output(tmp_path / "file/run", Recipe(), {}, resumed=False)
+
+
+@pytest.mark.parametrize("before, now", [(1, 1), (2, 2), (1, 2), (2, 1), (3, 2)])
+def test_run_goes_on_with_as_many_processes_as_before_and_no_others(output_dir, before, now):
+    progress = Progress(num_processes=now)
+    accelerator = SimpleNamespace(
+        is_main_process=True,
+        num_processes=now,
+        load_state=lambda folder: progress.load_state_dict(asdict(Progress(step=6, num_processes=before))),
+        print=print,
+    )
+    if before == now:
+        resume(accelerator, output_dir, progress)
+        assert progress.step == 6
+    else:
+        with pytest.raises(ValueError, match=f"step-00000006 was saved by {before} processes, these are {now};"):
+            resume(accelerator, output_dir, progress)
+
+
+def test_resumed_run_may_differ_in_comfort_alone(output_dir):
+    comfort = {"log_steps", "save_steps", "keep_checkpoints", "num_workers", "cache_images"}  # what is seen, and speed
+    comfort |= {"test_at_end", "protocol"}  # of what comes when all is learnt
+    written = asdict(Recipe()) | {"model": {"hidden_size": 32}}
+    for name in [field.name for field in fields(Recipe)] + ["model"]:
+        (output_dir / "recipe.yaml").write_text(yaml.safe_dump(written | {name: "another"}))
+        if name in comfort:
+            open_output(output_dir, Recipe(), {"hidden_size": 32}, resumed=True)
+            assert yaml.safe_load((output_dir / "recipe.yaml").read_text()) == written
+        else:
+            with pytest.raises(ValueError, match=rf"another recipe \({name} another -> "):
+                open_output(output_dir, Recipe(), {"hidden_size": 32}, resumed=True)
+
+
+def test_checkpoint_has_its_name_only_when_its_manifest_is_written(tmp_path, monkeypatch):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(nn.Linear(2, 3))
+
+    def die(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints, "write_manifest", die)
+        save_checkpoint(accelerator, tmp_path, step=1, keep=2)
+    assert not find_checkpoints(tmp_path)
+    save_checkpoint(accelerator, tmp_path, step=1, keep=2)
+    (checkpoint,) = find_checkpoints(tmp_path)
+    assert (checkpoint / "model.safetensors").exists() and find_damage(checkpoint) is None

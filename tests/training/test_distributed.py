@@ -6,23 +6,20 @@ import shutil
 import socket
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import DeepSpeedPlugin
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
-from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from transformers import AutoModel
 
-import train_hf
 import train_tiny
-from ivt.training.distributed import build_accelerator, configure_deepspeed, embed_in_shares
+from ivt.training import data
+from ivt.training.distributed import build_accelerator, embed_in_shares
 from ivt.training.recipe import Recipe, RunPaths
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +56,7 @@ def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "alone"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("load_corpus", "add_levels"):  # which train_tiny replaces
-            patch.setattr(train_hf, name, getattr(train_hf, name))
+            patch.setattr(data, name, getattr(data, name))
         patch.chdir(ROOT)
         train_tiny.main(str(folder), str(corpus), json.dumps(SETTINGS))
     return folder
@@ -73,11 +70,7 @@ def start(config: str, *arguments: object, machine: int | None = None, port: int
         command += ["--machine_rank", machine, "--main_process_ip", "127.0.0.1"]
     command += ["tests/train_tiny.py", *arguments]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    if config == "deepspeed_zero2":
-        environment["DS_ACCELERATOR"] = "cpu"
-    else:
-        environment["ACCELERATE_USE_CPU"] = "true"
+    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=os.environ | environment, **pipes)
 
@@ -111,17 +104,14 @@ def test_two_machines_train_as_one_with_their_batches_together(alone, corpus, tm
     assert_equal_runs(alone, tmp_path / "two", **CLOSE)
 
 
-@pytest.mark.parametrize("config", ["fsdp", "deepspeed_zero2"])
-def test_sharded_processes_train_as_one_and_resume(alone, corpus, tmp_path, config):
-    if config == "deepspeed_zero2":
-        pytest.importorskip("deepspeed", reason="DeepSpeed is no dependency of the tests")
-    finish(start(config, tmp_path / "whole", corpus, HALF))
+def test_sharded_processes_train_as_one_and_resume(alone, corpus, tmp_path):
+    finish(start("fsdp", tmp_path / "whole", corpus, HALF))
     assert_equal_runs(alone, tmp_path / "whole", **CLOSE)
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     for newer in ("final", "checkpoints/step-00000005"):
         shutil.rmtree(tmp_path / "broken" / newer)
     (tmp_path / "broken" / "run.json").unlink()  # it says that the run is finished
-    output = finish(start(config, tmp_path / "broken", corpus, HALF, "resume"))
+    output = finish(start("fsdp", tmp_path / "broken", corpus, HALF, "resume"))
     assert "step-00000004" in output
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken", atol=0.0, rtol=0.0)
 
@@ -134,42 +124,14 @@ def test_accelerate_knows_all_fields_of_the_configurations(path):
     config = load_config_from_file(str(path))  # raises for keys it does not know
     assert config.mixed_precision == "no"  # the recipe's rules
     known = set(vars(launch_command_parser().parse_args(["script.py"])))
-    assert set(config.fsdp_config) | set(config.deepspeed_config) <= known
-
-
-@pytest.fixture
-def deepspeed_config(monkeypatch) -> dict:
-    """What accelerate makes of our configuration for the processes of DeepSpeed, which it need not find for that."""
-    path = str(CONFIGS / "deepspeed_zero2.yaml")
-    arguments: Namespace = launch_command_parser().parse_args(["--config_file", path, "train_hf.py"])
-    arguments, _, _ = _validate_launch_command(arguments)
-    arguments.deepspeed_fields_from_accelerate_config = ""
-    for name, value in prepare_deepspeed_cmd_env(arguments)[1].items():
-        if name.startswith("ACCELERATE_"):
-            monkeypatch.setenv(name, value)
-    return DeepSpeedPlugin().deepspeed_config
-
-
-def test_deepspeed_accumulates_and_clips_as_the_recipe_says(deepspeed_config):
-    assert deepspeed_config["zero_optimization"]["stage"] == 2
-    configure_deepspeed(deepspeed_config, Recipe(gradient_accumulation_steps=3))
-    assert (deepspeed_config["gradient_accumulation_steps"], deepspeed_config["gradient_clipping"]) == (3, 0.0)
-    configure_deepspeed(deepspeed_config, Recipe(max_grad_norm=2.0))
-    assert (deepspeed_config["gradient_accumulation_steps"], deepspeed_config["gradient_clipping"]) == (1, 2.0)
-
-
-def test_what_deepspeed_cannot_do_is_refused(deepspeed_config):
-    with pytest.raises(ValueError, match="ema_decay 0.9 needs weights in float32"):
-        configure_deepspeed(deepspeed_config, Recipe(ema_decay=0.9, mixed_precision="bf16"))
-    deepspeed_config["zero_optimization"]["stage"] = 3
-    with pytest.raises(ValueError, match="ZeRO-3 is not supported"):
-        configure_deepspeed(deepspeed_config, Recipe())
+    assert set(config.fsdp_config) <= known
 
 
 @pytest.mark.parametrize(
     "accelerator, settings, message",
     [
         ({"distributed_type": DistributedType.FSDP, "is_fsdp2": False}, {}, "set fsdp_version: 2"),
+        ({"distributed_type": DistributedType.DEEPSPEED}, {}, "DeepSpeed is not supported; shard .* with FSDP"),
         (
             {"distributed_type": DistributedType.FSDP, "is_fsdp2": True},
             {"cached_chunk": 8},
@@ -177,7 +139,7 @@ def test_what_deepspeed_cannot_do_is_refused(deepspeed_config):
         ),
     ],
 )
-def test_what_fsdp_cannot_do_is_refused_before_anything_starts(monkeypatch, accelerator, settings, message):
+def test_what_sharding_cannot_do_is_refused_before_anything_starts(monkeypatch, accelerator, settings, message):
     monkeypatch.setattr("ivt.training.distributed.Accelerator", lambda **_: SimpleNamespace(**accelerator))
     with pytest.raises(ValueError, match=message):
         build_accelerator(RunPaths(), Recipe(**settings))

@@ -1,6 +1,7 @@
 """First weights from other models: what is taken over computes what it computed there, and nothing is left unsaid."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import set_seed
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -24,9 +26,9 @@ from transformers import (
     ViTModel,
 )
 
-from ivt.hub import build_start
+from ivt.training.arguments import parse_arguments
 from ivt.training.initialization import assemble, build_model
-from ivt.training.recipe import MODEL_SIZES, Recipe, parse_arguments
+from ivt.training.recipe import MODEL_SIZES, Recipe
 from ivt.training.sources import read_bert, read_vit
 from modeling_ivt import IVTConfig, IVTModel
 
@@ -352,6 +354,38 @@ def tokenizer(tmp_path: Path) -> str:
     return str(tmp_path / "tokenizer")
 
 
+@pytest.mark.parametrize("length, expected", [(3.0, 3.0), (None, SIZES["hidden_size"] ** 0.5)])
+@pytest.mark.parametrize("shared_attention", [True, False])
+def test_embeddings_of_a_new_model_have_the_length_of_the_recipe(tokenizer, length, expected, shared_attention):
+    recipe = Recipe(embedding_length=length, tokenizer=tokenizer, max_text_tokens=12)
+    fields = FIELDS | {"shared_attention": shared_attention, "initializer_range": 0.2}
+    model, processor, _ = build_model(recipe, fields)
+    texts = processor(text=["word3 word4", "word5"], return_tensors="pt")
+    outputs = model.eval()(pixel_values=torch.randn(4, 3, 26, 14), **texts)
+    for embeds in (outputs.image_embeds, outputs.text_embeds):
+        torch.testing.assert_close(embeds.norm(dim=1), torch.full((len(embeds),), expected), rtol=1e-3, atol=0.0)
+
+
+def test_processor_of_a_run_fits_its_model_and_cuts_texts_where_the_recipe_says(tokenizer):
+    model, processor, _ = build_model(Recipe(tokenizer=tokenizer, max_text_tokens=7), FIELDS)
+    picture = Image.new("RGB", (90, 30))
+    inputs = processor(images=picture, text="word3 " * 15, return_tensors="pt")
+    assert inputs.pixel_values.shape == (1, 3, *FIELDS["image_size"])  # (height, width)
+    assert inputs.input_ids.shape == (1, 7)
+    assert model(**inputs).text_embeds.shape == (1, FIELDS["hidden_size"])
+
+
+@pytest.mark.parametrize("gradient_checkpointing, passes", [(False, 1), (True, 2)])
+def test_gradient_checkpointing_passes_every_block_once_more(tokenizer, gradient_checkpointing, passes):
+    recipe = Recipe(tokenizer=tokenizer, max_text_tokens=12, gradient_checkpointing=gradient_checkpointing)
+    model, _, _ = build_model(recipe, FIELDS)
+    counts = Counter()
+    for number, layer in enumerate(model.layers):
+        layer.attention.register_forward_pre_hook(lambda *_, number=number: counts.update([number]))
+    model.train().get_image_features(torch.randn(2, 3, 26, 14)).pooler_output.sum().backward()
+    assert counts == {0: passes, 1: passes}
+
+
 def test_recipe_begins_with_a_vit_and_a_bert_in_either_order(tmp_path, bert, tokenizer):
     vit = tiny_vit()
     names = f"vit={save_as_timm(vit, tmp_path / 'vit')}", f"bert={tmp_path / 'bert'}"
@@ -377,18 +411,19 @@ def test_checkpoint_of_such_a_start_keeps_weights_and_normalisation(tmp_path, be
     assert list(processor.image_processor.image_mean) == [0.4, 0.5, 0.6] and not lines
 
 
-def test_tool_saves_the_start_that_a_run_would_have(tmp_path, bert, tokenizer, capsys):
+def test_command_saves_the_start_that_a_run_would_have(tmp_path, bert, tokenizer, ivt):
     init = f"vit={saved(tiny_vit(), tmp_path / 'vit')},bert={tmp_path / 'bert'}"
     recipe = {"init": init, "tokenizer": tokenizer, "max_text_tokens": 20, "seed": 5}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe | {"model": FIELDS}))
-    command = [str(tmp_path / "start"), "--config", str(tmp_path / "recipe.yaml")]
-    assert build_start.main(command) == 0
+    command = ["convert", tmp_path / "start", "--config", tmp_path / "recipe.yaml"]
+    done = ivt(*command)
     set_seed(5)
     expected, _, lines = build_model(Recipe(**recipe), FIELDS)
-    assert "\n".join(lines) in capsys.readouterr().out
+    assert "\n".join(lines) in done.stdout
     found = AutoModel.from_pretrained(tmp_path / "start").state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.state_dict().items())
-    assert build_start.main(command) == 1 and "is not an empty folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        ivt(*command)
 
 
 def test_recipe_begins_with_a_file_of_the_authors(golden_checkpoint, golden_tokenizer, converted):

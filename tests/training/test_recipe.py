@@ -1,10 +1,14 @@
 """What a run is told: recipe files, the command line, and mistakes in either."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from ivt.training.recipe import Recipe, RunPaths, parse_arguments
+from ivt.training.arguments import parse_arguments
+from ivt.training.initialization import build_model
+from ivt.training.recipe import Recipe, RunPaths
 from modeling_ivt import IVTConfig
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +123,31 @@ def test_corpus_recipes_have_the_settings_of_the_paper(name, stride, batch_size)
     assert (recipe.cmpm_weight, recipe.itc_weight) == (1, 0)
 
 
+@pytest.mark.parametrize("recipe_file", sorted((ROOT / "ivt/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_packaged_recipes_are_found_by_name_wherever_a_run_starts(recipe_file, tmp_path, monkeypatch):
+    by_path = parse_arguments(["--config", str(recipe_file)])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / recipe_file.stem).mkdir()  # a folder of that name is no recipe
+    assert parse_arguments(["--config", recipe_file.stem]) == by_path
+    (tmp_path / recipe_file.stem).rmdir()
+    (tmp_path / recipe_file.stem).write_text("seed: 5")  # a file of that name is
+    assert parse_arguments(["--config", recipe_file.stem])[1] == Recipe(seed=5)
+
+
+def test_tokenizer_beside_a_recipe_is_found_wherever_a_run_starts(tmp_path, monkeypatch):
+    packaged = ROOT / "ivt/recipes/tokenizer-synthetic"
+    shutil.copytree(packaged, tmp_path / "mine" / "words")
+    (tmp_path / "mine" / "recipe.yaml").write_text("tokenizer: words\nmax_text_tokens: 20\nmodel: {hidden_size: 48}\n")
+    monkeypatch.chdir(tmp_path)
+    expected = AutoTokenizer.from_pretrained(packaged).get_vocab()
+    for config in ("mine/recipe.yaml", str(tmp_path / "mine/recipe.yaml"), "demo"):
+        _, recipe, fields = parse_arguments(["--config", config])
+        model_fields = fields | {"hidden_size": 48, "num_hidden_layers": 1, "intermediate_size": 48}
+        tokenizer = build_model(recipe, model_fields)[1].tokenizer
+        assert tokenizer.get_vocab() == expected and tokenizer.model_max_length == recipe.max_text_tokens
+    assert recipe.tokenizer == "tokenizer-synthetic"  # in a run's record no folder of this machine
+
+
 def test_numbers_with_exponent_reach_the_model():
     assert parse_arguments(["--model.bmm_ratio", "1e-1"])[2] == {"bmm_ratio": 0.1}
 
@@ -126,7 +155,7 @@ def test_numbers_with_exponent_reach_the_model():
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, "there is no recipe"),
+        (None, "there is no recipe .*recipe.yaml; pass a yaml file or one of cuhk_pedes, demo, icfg_pedes"),
         ("- 3", "is no recipe"),
         ("model: 3", "is no recipe"),
         ("batch_size: [3", "recipe.yaml is no yaml file: while parsing"),
@@ -156,7 +185,7 @@ def test_recipe_files_that_are_none(tmp_path, content, message):
         ({"mixed_precision": "bf-16"}, "did you mean 'bf16'"),
         (
             {"corpus": "rstpreid", "streaming": True},
-            "reads shards, corpus is 'rstpreid'.*ivt.corpora.shard rstpreid FOLDER",
+            "reads shards, corpus is 'rstpreid'.*ivt corpus shard rstpreid FOLDER",
         ),
         ({"corpus": "shards", "streaming": True, "cache_images": True}, "cache_images needs all pairs in memory"),
         ({"corpus": "cuhk"}, "did you mean 'cuhk-pedes'"),

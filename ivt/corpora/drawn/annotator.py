@@ -1,6 +1,7 @@
 """One annotator in front of one picture: how careful they are, and what they call the person, colours and kinds."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .people import Person, Sighting
@@ -67,7 +68,7 @@ class Annotator:
         """One of the options; what is named twice comes twice as often."""
         return self.rng.choice(options)
 
-    def word(self, name: str, words: dict[str, tuple[str, ...]]) -> str:
+    def word(self, name: str, words: Mapping[str, tuple[str, ...]]) -> str:
         """What this annotator calls a colour or kind; a number is drawn even where that was decided before."""
         return self.chosen.setdefault(name, self.rng.choice(words.get(name, (name,))))
 

@@ -1,10 +1,11 @@
-"""The canvas of the embedded corpus and what people are drawn with: tubes of cloth or skin, colours and their shades.
+"""The canvas of the drawn corpus and what people are drawn with: tubes of cloth or skin, colours and their shades.
 
 Body coordinates are (x, y) in body heights: y is 0 at the crown and 1 at the soles, x is 0 on the body's axis and
 grows to the right of the picture. People are drawn at `SUPERSAMPLING` times the final size and then reduced.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from .people import PARTS
 SUPERSAMPLING = 2
 NO_FOLD = 128  # brightness of the canvas of folds where there are none
 Colour = tuple[int, int, int]
-Outline = list[tuple[float, float]] | np.ndarray  # points (n, 2)
+Outline = Sequence[tuple[float, float] | np.ndarray] | np.ndarray  # points (n, 2)
+Heights = Sequence[float] | np.ndarray  # numbers (n,)
 
 PALETTE: dict[str, Colour] = {
     "black": (34, 34, 38),
@@ -54,19 +56,22 @@ METAL: Colour = (176, 172, 160)
 
 def scaled(colour: Colour, factor: float) -> Colour:
     """A colour made darker (factor < 1) or lighter."""
-    return tuple(max(0, min(255, round(c * factor))) for c in colour)
+    red, green, blue = (max(0, min(255, round(c * factor))) for c in colour)
+    return red, green, blue
 
 
 def mixed(colour: Colour, other: Colour, share: float) -> Colour:
     """The mixture that holds `share` (0 … 1) of the other colour."""
-    return tuple(round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
+    return red, green, blue
 
 
 def shade_of(name: str, key: str, palette: dict[str, Colour] = PALETTE) -> Colour:
     """The shade of a named colour that belongs to `key`: the same key always has the same shade."""
     rng = random.Random(f"shade {key} {name}")
     light = rng.uniform(0.87, 1.12)
-    return tuple(max(0, min(255, round(c * light + rng.uniform(-7, 7)))) for c in palette[name])
+    red, green, blue = (max(0, min(255, round(c * light + rng.uniform(-7, 7)))) for c in palette[name])
+    return red, green, blue
 
 
 def _smooth(values: np.ndarray, rounds: int) -> np.ndarray:
@@ -109,7 +114,7 @@ class Tube:
         return cls(centre + across, centre - across)
 
     @classmethod
-    def trunk(cls, y: list[float], left: list[float], right: list[float], samples: int = 20) -> "Tube":
+    def trunk(cls, y: Heights, left: Heights, right: Heights, samples: int = 20) -> "Tube":
         """An upright tube given by its left and right x at heights y."""
         at = np.linspace(y[0], y[-1], samples)
         edges = [np.stack([_smooth(np.interp(at, y, x), 1), at], axis=1) for x in (left, right)]

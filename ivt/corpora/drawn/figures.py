@@ -1,4 +1,4 @@
-"""Bodies of the embedded corpus: tables of anatomy and `Figure`, a person in the pose of one picture.
+"""Bodies of the drawn corpus: tables of anatomy and `Figure`, a person in the pose of one picture.
 
 Body coordinates are those of `canvas.py`. "side" is always the person's own side; a side view is drawn looking to
 the right of the picture and mirrored by the frame for the left.
@@ -52,7 +52,8 @@ class Figure:
         # shades must not change with the garments, so that changing one garment leaves all others as they are
         self._key = f"{person.gender} {person.build} {person.height} {person.skin} {person.hair}"
         tone = random.Random(f"skin {self._key}")
-        self.skin = tuple(c + tone.randint(-7, 7) for c in SKIN_PALETTE[person.skin])
+        red, green, blue = (c + tone.randint(-7, 7) for c in SKIN_PALETTE[person.skin])
+        self.skin: Colour = (red, green, blue)
         self.hair = shade_of(person.hair_colour, self._key + " hair", HAIR_PALETTE)
         # u of the middle of the chest: a view from the front is seldom exactly so
         self.turn = rng.uniform(-0.22, 0.22)

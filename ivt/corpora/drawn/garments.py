@@ -1,4 +1,4 @@
-"""Garments, shoes and scarf of the embedded corpus, drawn on a `Figure` from the inside out.
+"""Garments, shoes and scarf of the drawn corpus, drawn on a `Figure` from the inside out.
 
 Lengths are in body heights; u and v are the places on a tube of cloth, see `canvas.Tube`.
 """
@@ -230,7 +230,7 @@ def _inner_end(f: Figure) -> float:
     return (min(hem, INNER_HEM) - TORSO_Y[0]) / (hem - TORSO_Y[0])
 
 
-def _draw_inner_shirt(f: Figure, tube: Tube) -> None:
+def _draw_inner_shirt(f: Figure, tube: Tube, colour_name: str) -> None:
     """The strip of shirt that shows in an open jacket or coat."""
     v = np.linspace(0, _inner_end(f), 10)
     if f.view == "side":
@@ -238,7 +238,7 @@ def _draw_inner_shirt(f: Figure, tube: Tube) -> None:
     else:
         half = np.interp(v, [0, 0.15, 1], [0.30, 0.26, 0.36])
         strip = np.concatenate([tube.at(f.turn - half, v), tube.at(f.turn + half, v)[::-1]])
-    f.canvas.shape(strip, f.colour(f.person.upper.inner_colour, "inner"), "upper")
+    f.canvas.shape(strip, f.colour(colour_name, "inner"), "upper")
 
 
 def draw_upper(f: Figure) -> None:
@@ -260,7 +260,7 @@ def draw_upper(f: Figure) -> None:
     if upper.pattern == "logo" and f.view == "front":
         _draw_logo(f, tube)
     if upper.inner_colour and f.view != "back":
-        _draw_inner_shirt(f, tube)
+        _draw_inner_shirt(f, tube, upper.inner_colour)
     if upper.kind in ("shirt", "blouse", "polo shirt", "jacket", "coat"):
         _draw_buttons(f, tube)
         _draw_collar(f, tube)
@@ -269,7 +269,7 @@ def draw_upper(f: Figure) -> None:
     if upper.kind in ("sweater", "hoodie", "jacket"):
         canvas.paint(tube.band(0.95, 1), scaled(colour, 0.8))
     if f.person.belt:
-        _draw_belt(f)
+        _draw_belt(f, f.person.belt)
 
 
 def _edge_colour(colour: Colour) -> Colour:
@@ -329,11 +329,11 @@ def _draw_hood(f: Figure, tube: Tube) -> None:
         canvas.line(tube.at(np.array([0.3, 0.9]), np.array([0.9, 0.68])), dark, 0.004)
 
 
-def _draw_belt(f: Figure) -> None:
+def _draw_belt(f: Figure, colour_name: str) -> None:
     """A belt over the lower edge of the upper garment."""
     hem = _hem(f)
     belt = f.torso(hem - 0.028, hem - 0.006, EASE[f.person.upper.kind] + 0.002)
-    f.canvas.shape(belt.outline(), f.colour(f.person.belt, "belt"))
+    f.canvas.shape(belt.outline(), f.colour(colour_name, "belt"))
     if f.view == "front":
         f.canvas.paint(belt.band(0, 1, f.turn - 0.1, f.turn + 0.1), METAL)
 
@@ -352,9 +352,9 @@ def draw_sleeve(f: Figure, side: str, shadow: float) -> None:
         canvas.paint(tube.band(0.94, 1), scaled(colour, 0.8 * shadow))
 
 
-def draw_scarf(f: Figure) -> None:
+def draw_scarf(f: Figure, colour_name: str) -> None:
     """A scarf round the neck, one end in front."""
-    colour, canvas = f.colour(f.person.scarf, "scarf"), f.canvas
+    colour, canvas = f.colour(colour_name, "scarf"), f.canvas
     canvas.shape(both_sides([(0, 0.146), (0.046, 0.146), (0.062, 0.182), (0.03, 0.206), (0, 0.206)]), colour)
     for y in (0.162, 0.180):
         canvas.fold([(-0.05, y), (0, y + 0.012), (0.05, y)], 0.4)

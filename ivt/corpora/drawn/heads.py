@@ -1,4 +1,4 @@
-"""Neck, head, face, hair and hats of the embedded corpus, drawn on a `Figure`. Lengths are in body heights."""
+"""Neck, head, face, hair and hats of the drawn corpus, drawn on a `Figure`. Lengths are in body heights."""
 
 import math
 
@@ -211,6 +211,7 @@ def _draw_curls(f: Figure) -> None:
 def _draw_hat(f: Figure) -> None:
     """A dome with the brim of a cap, the band of a beanie or the wide brim of a sun hat."""
     hat, canvas = f.person.hat, f.canvas
+    assert hat  # `draw_head` asks
     colour = f.colour(hat.colour, "hat")
     dark = scaled(colour, 0.75)
     x, wide = (-0.007, 0.060) if f.view == "side" else (0.0, 0.055)

@@ -179,12 +179,15 @@ def _beard(a: Annotator) -> Mention:
 
 
 def _glasses(a: Annotator) -> Mention:
+    assert a.person.glasses  # only what the person has is mentioned; likewise below
     phrase = a.kind(a.person.glasses)
     return Mention("glasses", "wear", phrase, f"{a.subject_is()} wearing {phrase}")
 
 
 def _hat(a: Annotator) -> Mention:
-    noun, colour = a.kind(a.person.hat.kind), a.colour(a.person.hat.colour)
+    hat = a.person.hat
+    assert hat
+    noun, colour = a.kind(hat.kind), a.colour(hat.colour)
     thing = an(noun if a.chance(0.06) else f"{colour} {noun}")
     place = f"on {a.their} head"
     clause = a.pick(f"{a.owner()} {noun} is {colour}", f"there is {thing} {place}", f"{place} is {thing}")
@@ -192,6 +195,7 @@ def _hat(a: Annotator) -> Mention:
 
 
 def _scarf(a: Annotator) -> Mention:
+    assert a.person.scarf
     colour, place = a.colour(a.person.scarf), f"around {a.their} neck"
     thing = an(f"{colour} scarf")
     clause = a.pick(f"{a.owner()} scarf is {colour}", f"there is {thing} {place}")
@@ -199,6 +203,7 @@ def _scarf(a: Annotator) -> Mention:
 
 
 def _belt(a: Annotator) -> Mention:
+    assert a.person.belt
     colour = a.colour(a.person.belt)
     thing = an(f"{colour} belt")
     clause = a.pick(f"{a.owner()} belt is {colour}", f"there is {thing} around {a.their} waist")
@@ -218,6 +223,7 @@ def _at_side(a: Annotator, item: Item, body_part: str) -> str:
 
 def _bag(a: Annotator) -> Mention:
     item = a.person.bag
+    assert item
     places = {
         "backpack": (f"on {a.their} back", f"on {a.their} back", f"over {a.their} shoulders"),
         "shoulder bag": (f"across {a.their} body", f"on {_at_side(a, item, 'hip')}"),
@@ -233,6 +239,7 @@ def _bag(a: Annotator) -> Mention:
 
 def _carried(a: Annotator) -> Mention:
     item = a.person.carried
+    assert item
     place = f"in {_at_side(a, item, 'hand')}"
     return _item(a, "carried", item, place, a.pick("hold", "hold", "hold", "carry", "have"))
 
@@ -277,9 +284,11 @@ def _bag_shows(a: Annotator) -> bool:
 
 
 def _bag_rate(a: Annotator) -> float:
-    if a.person.bag.kind == "backpack":
+    bag = a.person.bag
+    assert bag
+    if bag.kind == "backpack":
         return {"back": 0.93, "front": 0.5}.get(a.sighting.facing, 0.85)
-    return 0.4 * 0.75 if a.person.bag.side == a.far_side() else 0.75
+    return 0.4 * 0.75 if bag.side == a.far_side() else 0.75
 
 
 def _carried_shows(a: Annotator) -> bool:
@@ -290,7 +299,9 @@ def _carried_shows(a: Annotator) -> bool:
 
 
 def _carried_rate(a: Annotator) -> float:
-    if a.person.carried.side == a.far_side():
+    carried = a.person.carried
+    assert carried
+    if carried.side == a.far_side():
         return 0.4 * 0.65
     return 0.6 * 0.65 if a.from_behind else 0.65
 

@@ -1,4 +1,4 @@
-"""Backgrounds and cameras of the embedded synthetic corpus.
+"""Backgrounds and cameras of the drawn corpus.
 
 Six cameras, each with its own scene, light, colour cast, contrast, blur, noise and viewing angle. `draw_scene` gives
 what stands behind a person, `develop` turns a clean drawing into what the camera records. All images are RGB, arrays
@@ -96,7 +96,8 @@ def noise(shape: tuple[int, int], grain: int, rng: random.Random) -> np.ndarray:
 
 def _vary(colour: Colour, rng: random.Random, by: float = 16) -> Colour:
     light = rng.uniform(-by, by)
-    return tuple(max(0, min(255, round(c + light + rng.uniform(-by, by) / 2))) for c in colour)
+    red, green, blue = (max(0, min(255, round(c + light + rng.uniform(-by, by) / 2))) for c in colour)
+    return red, green, blue
 
 
 def _draw_tree(pen: ImageDraw.ImageDraw, x: float, base: float, size: float, rng: random.Random) -> None:

@@ -1,10 +1,10 @@
-"""Train the WordPiece vocabulary of the demo from the embedded corpus's train captions.
+"""Train the WordPiece vocabulary of the demo from the drawn corpus's train captions.
 
     python -m ivt.corpora.drawn.train_tokenizer OUTPUT_DIR
 
 A vocabulary of about a thousand pieces instead of BERT's 30,522 keeps the demo's model small. Every letter, digit and
 punctuation mark is a piece of its own, so a free-text query never becomes [UNK]. Training is not deterministic (pieces
-of equal score come in any order), so `recipes/tokenizer-synthetic` was made once and is kept in the repository.
+of equal score come in any order), so `ivt/recipes/tokenizer-synthetic` was made once and is kept in the repository.
 """
 
 import argparse

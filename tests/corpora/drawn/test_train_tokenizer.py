@@ -1,8 +1,13 @@
+import re
+import sys
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, BertTokenizer
 
+from ivt.corpora.drawn import train_tokenizer
 from ivt.corpora.drawn.synthetic import sample_rows
 from ivt.corpora.drawn.train_tokenizer import CHARACTERS, MAX_TOKENS, SPECIAL_TOKENS, train_vocabulary
 
@@ -20,6 +25,25 @@ def test_trained_vocabulary_is_lower_case_and_numbered_from_the_special_tokens()
     assert [vocabulary[token] for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert {"woman", "orange", "coat"} <= set(vocabulary)
     assert all(character in vocabulary and f"##{character}" in vocabulary for character in CHARACTERS)
+
+
+def test_the_command_saves_a_tokenizer_of_the_train_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_tokenizer, "sample_rows", lambda split: islice(sample_rows(split), 80))
+    monkeypatch.setattr(sys, "argv", ["train_tokenizer", str(tmp_path / "tokenizer")])
+    train_tokenizer.main()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    captions = [caption for *_, both in islice(sample_rows("train"), 80) for caption in both]
+    counts = Counter(re.findall(r"\w+", " ".join(captions).lower()))
+    assert {word for word, count in counts.items() if count >= 5} <= tokenizer.get_vocab().keys()
+    assert len(tokenizer("a man " * MAX_TOKENS, truncation=True).input_ids) == MAX_TOKENS
+    words = sum(len(caption.split()) for caption in captions) / len(captions)
+    tokens = sum(len(tokenizer(caption).input_ids) - 2 for caption in captions) / len(captions)  # [CLS] and [SEP]
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{len(tokenizer)} entries in {tmp_path / 'tokenizer'}",
+        f"a train caption has {words:.1f} words and {tokens:.1f} tokens on average",
+    ]
 
 
 def test_shipped_tokenizer_numbers_padding_zero_and_knows_every_character(shipped: BertTokenizer) -> None:

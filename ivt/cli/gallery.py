@@ -1,56 +1,29 @@
-"""The command line: `ivt index`, `ivt search`, `ivt explain`, `ivt gallery …`, `ivt corpus …`.
+"""`ivt index | search | explain | gallery …`: find people in your own pictures from a sentence."""
 
-    ivt index crops/ --gallery people.lance
-    ivt search "a woman in a red coat with a black backpack" --gallery people.lance -k 10 --save sheet.png
-
-A command is a function; `app` at the end puts them together. What it finds goes to stdout, as text or with --json as
-JSON; progress, warnings and errors go to stderr.
-"""
-
-import inspect
-import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image
-from transformers.utils.logging import disable_progress_bar
 
-from processing.image_processing_ivt import to_rgb
+from ivt.choices import DEFAULT_METHOD, METHODS
 
-from .corpora.check import count_split, print_counts, problem_of_colours, summarise
-from .explanations.attention import explain as explain_picture
-from .explanations.colours import COLOURS
-from .explanations.methods import DEFAULT_METHOD, METHODS
-from .gallery.crops import PathFields
-from .gallery.gallery import Gallery
-from .gallery.queries import Clause, Query, parse_query
-from .gallery.results import SearchResults
-from .gallery.store import INDEXES
-from .retrieval.models import DEFAULT_MODEL, find_version, load_model
-
-EXIT_CODES = (
-    "Exit codes: 0 done; 1 nothing found, no match, or problems, which are named; 2 wrong usage or unusable input."
+from .options import (
+    DeviceOption,
+    GalleryOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    hide_loading_bars,
+    print_json,
 )
 
-GalleryOption = Annotated[str, typer.Option("--gallery", help="Path or URI of the gallery, e.g. people.lance.")]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", help="Folder or Hub name; by default the gallery's own, at first the embedded one."),
-]
-RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; by default a GPU if there is one.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-def print_json(value: Any) -> None:
-    """Print what a command found as JSON; times and paths become texts."""
-    print(json.dumps(value, default=str, ensure_ascii=False, indent=2))
+if TYPE_CHECKING:
+    from ivt.gallery.queries import Query
+    from ivt.gallery.results import SearchResults
 
 
 def index(
@@ -79,9 +52,10 @@ def index(
     address: Annotated[str | None, typer.Option(help="Address of the Ray cluster.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    r"""Add the pictures of a folder to a gallery; only what is new or changed is embedded.
+    r"""Add the pictures of a folder to a gallery.
 
-    It can be interrupted at any time; the next run goes on. The bar counts what no crash can lose.
+    Only what is new or changed is embedded. You can interrupt it at any time: finished pictures stay, and the next run
+    continues.
 
     Examples:
       ivt index crops/ --gallery people.lance --sync
@@ -92,7 +66,18 @@ def index(
     """
     if folder is None and not reembed:
         raise typer.BadParameter("FOLDER is missing; only --reembed does without", param_hint="FOLDER")
-    engine = {"on_bad_image": on_bad_image, "batch_size": batch_size, "runner": runner, "address": address}
+    from ivt.gallery.gallery import Gallery
+    from ivt.gallery.path_fields import PathFields
+    from ivt.retrieval.models import find_device
+
+    hide_loading_bars()
+    find_device(device)  # an error here, not in the engine
+    engine: dict[str, Any] = {
+        "on_bad_image": on_bad_image,
+        "batch_size": batch_size,
+        "runner": runner,
+        "address": address,
+    }
     if reembed:
         people = Gallery.reembed(gallery, model, revision=revision, device=device, **engine)
     else:
@@ -112,7 +97,7 @@ def index(
 
 def build_query(
     query: str | None, unwanted: Sequence[str], images: Sequence[Path], image_weights: Sequence[float]
-) -> Query:
+) -> "Query":
     """Put the clauses of the command line together.
 
     Args:
@@ -125,6 +110,8 @@ def build_query(
         raise typer.BadParameter("say what to look for: a QUERY, --image, or both", param_hint="QUERY")
     if len(image_weights) > len(images):
         raise typer.BadParameter("each --weight belongs to an --image; words are weighted like coat^2")
+    from ivt.gallery.queries import Clause, Query, parse_query
+
     clauses = list(parse_query(query).clauses) if query is not None else []
     for image, weight in zip_longest(images, image_weights[: len(images)], fillvalue=1.0):
         clauses.append(Clause(image=str(image), weight=weight))
@@ -136,7 +123,7 @@ def build_query(
     return Query(tuple(clauses))
 
 
-def print_results(results: SearchResults, save: Path | None, as_json: bool) -> None:
+def print_results(results: "SearchResults", save: Path | None, as_json: bool) -> None:
     """Show what a search found, and draw the sheet if one is wanted."""
     if save and results:
         results.show(save)
@@ -147,7 +134,7 @@ def print_results(results: SearchResults, save: Path | None, as_json: bool) -> N
         print(results)
 
 
-def ask_marks(results: SearchResults) -> tuple[list[str], list[str]]:
+def ask_marks(results: "SearchResults") -> tuple[list[str], list[str]]:
     """Ask which results are right and which are wrong, and return their names; an end of the input marks none."""
     marks: list[list[int]] = []
     for name in ("right", "wrong"):
@@ -202,6 +189,9 @@ def search(
     if refine and as_json:
         raise typer.BadParameter("--refine asks in words; with --json, mark results by --right and --wrong")
     asked = build_query(query, unwanted or [], image or [], weight or [])
+    from ivt.gallery.gallery import Gallery
+
+    hide_loading_bars()
     people = Gallery(gallery, model, device=device)
     right, wrong = list(right or []), list(wrong or [])
     while True:
@@ -223,20 +213,27 @@ def explain(
     word: Annotated[str | None, typer.Option(help="One or several words of it that the map is for.")] = None,
     method: Annotated[str, typer.Option(help=f"How the map is made: {', '.join(METHODS)}.")] = DEFAULT_METHOD,
     save: Annotated[Path | None, typer.Option(help="Draw the map and the words to this file.")] = None,
-    model: Annotated[str, typer.Option(help="Folder or Hub name.", show_default="the embedded one")] = DEFAULT_MODEL,
+    model: Annotated[str | None, typer.Option(help="Folder or Hub name; by default the bundled one.")] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show where the model looks in a picture for a sentence, and which of its words count.
+    """Show where the model looks in a picture for a sentence.
+
+    Also which of its words count.
 
     Example:
       ivt explain crop.jpg "a man with a red backpack" --word "red backpack" --save map.png
     """
-    with Image.open(image) as picture:
-        picture = to_rgb(picture)
-    explanation = explain_picture(
-        *load_model(find_version(model), device), picture, text, word, method, colours=COLOURS
-    )
+    from ivt.choices import DEFAULT_MODEL
+    from ivt.explanations.attention import explain as explain_picture
+    from ivt.explanations.colours import COLOURS
+    from ivt.retrieval.models import find_version, load_model
+    from processing.pictures import read_picture
+
+    hide_loading_bars()
+    picture = read_picture(image)
+    version = find_version(model or DEFAULT_MODEL)
+    explanation = explain_picture(*load_model(version, device), picture, text, word, method, colours=COLOURS)
     if save:
         explanation.draw(save)
     if as_json:
@@ -246,11 +243,13 @@ def explain(
 
 
 def info(gallery: GalleryOption, as_json: JsonOption = False) -> None:
-    """Tell what a gallery holds: pictures, cameras, times, model, index.
+    """Print pictures, cameras, times, model and index of a gallery.
 
     Example:
       ivt gallery info --gallery people.lance
     """
+    from ivt.gallery.gallery import Gallery
+
     found = Gallery(gallery).info()
     if as_json:
         print_json(found)
@@ -278,6 +277,8 @@ def remove(
     """
     if sum((where is not None, bool(image_id), missing)) != 1:
         raise typer.BadParameter("say what to remove with one of --where, --image-id and --missing")
+    from ivt.gallery.gallery import Gallery
+
     people = Gallery(gallery)
     if missing:
         image_id = people.verify().get("picture is missing", [])
@@ -295,11 +296,13 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Look at the table alone, not at the pictures.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for names that stand twice, bad vectors, missing and changed pictures.
+    """Look for duplicate names, bad vectors, missing and changed pictures.
 
     Example:
       ivt gallery verify --gallery people.lance --json
     """
+    from ivt.gallery.gallery import Gallery
+
     people = Gallery(gallery)
     problems = people.verify(pictures=not quick)
     if as_json:
@@ -313,69 +316,21 @@ def verify(
 
 def optimize(
     gallery: GalleryOption,
-    index: Annotated[str, typer.Option(help=f"auto, {', '.join(INDEXES)}.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Put small files together and build or extend the index; indexing does so by itself when it is worth it.
+    """Put small files together and build or extend the index.
+
+    Indexing does so by itself when it is worth it.
 
     Example:
       ivt gallery optimize --gallery people.lance
     """
+    from ivt.gallery.gallery import Gallery
+
     people = Gallery(gallery)
-    people.optimize(index)
+    people.optimize()
     found = people.info()
     if as_json:
         print_json(found)
     else:
         print(f"{found['pictures']} pictures, index {found['index'] or '-'}")
-
-
-def check(
-    name: Annotated[str, typer.Argument(help="cuhk-pedes, icfg-pedes, rstpreid or synthetic.")],
-    root: Annotated[str | None, typer.Option(help="Folder of the corpus, as for load_corpus.")] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    as_json: JsonOption = False,
-) -> None:
-    """Count what a training corpus holds: people, images, captions, repeated and empty ones.
-
-    Example:
-      ivt corpus check cuhk-pedes --root data/CUHK-PEDES --split train
-    """
-    counts, colours = count_split(name, root, split)
-    problem = problem_of_colours(colours, split)
-    if as_json:
-        print_json(summarise(counts, colours) | {"problem": problem})
-    else:
-        print_counts(counts, colours)
-    if problem:
-        print(problem, file=sys.stderr)
-        raise typer.Exit(1)
-
-
-def group(help_text: str, *commands: Any) -> typer.Typer:
-    """Put commands together under a name of their own."""
-    made = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=help_text)
-    for command in commands:
-        text = inspect.cleandoc(command.__doc__).replace("\n\nExample", "\n\n\b\nExample")  # \b: keep line breaks
-        made.command(help=text, epilog=EXIT_CODES)(command)
-    return made
-
-
-app = group("Find people in your own pictures from a sentence.", index, search, explain)
-app.add_typer(group("Look after a gallery.", info, remove, verify, optimize), name="gallery")
-app.add_typer(group("Look at a training corpus.", check), name="corpus")
-
-
-def main() -> None:
-    """Run the command line; what the user can put right becomes one line and exit code 2."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    disable_progress_bar()  # of loading weights, which takes no time
-    try:
-        app()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,8 +13,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import multiprocessing
 
-from ivt.training.backward import backward, take_pairs
-from ivt.training.objectives import Embeddings, Objective
+from ivt.training.embeddings import Embeddings
+from ivt.training.gradient_cache import backward, take_pairs
+from ivt.training.objective import Objective
 from ivt.training.recipe import Recipe
 from modeling_ivt import IVTConfig, IVTModel
 
@@ -23,7 +24,7 @@ ALL_LOSSES = {"cmpm_weight": 1.0, "itc_weight": 0.5, "sdm_weight": 0.3, "token_w
 
 
 def make_objective(config: IVTConfig, **settings: object) -> Objective:
-    return Objective(IVTModel(config), Recipe(**ALL_LOSSES, sdm_temperature=0.2, text_groups=2, **settings), PERSONS)
+    return Objective(IVTModel(config), Recipe(**ALL_LOSSES, sdm_temperature=0.2, **settings), PERSONS)
 
 
 def make_batch(config: IVTConfig, num_pairs: int) -> dict[str, object]:

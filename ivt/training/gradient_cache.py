@@ -8,13 +8,14 @@ gradient on to the weights. It costs one more forward pass.
 """
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from .objectives import Embeddings
+from .embeddings import Embeddings
 
 
 def backward(
@@ -42,6 +43,7 @@ def backward(
 def _cached_backward(
     accelerator: Accelerator, objective: nn.Module, batch: dict[str, Any], chunk_size: int
 ) -> torch.Tensor:
+    """Embed by chunks without a graph, differentiate the loss by the embeddings, then embed again with a graph."""
     whole = accelerator.unwrap_model(objective)
     chunks = [slice(start, start + chunk_size) for start in range(0, len(batch["image_ids"]), chunk_size)]
     seed = int(torch.randint(2**62, ()))  # with it both passes hide the same tokens and drop the same numbers
@@ -56,13 +58,23 @@ def _cached_backward(
     inputs = [*sum(leaves, []), *own]
     gradients = iter(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
     chunk_gradients = [[next(gradients) for _ in part] for part in leaves]
+    own_gradients = list(gradients)
     for i, (pairs, cached) in enumerate(zip(chunks, chunk_gradients, strict=True)):
         torch.manual_seed(seed + i)
         is_last = i == len(chunks) - 1
+        # the objective's own parameters come with the last chunk, when DDP expects every gradient
+        known = [*cached, *own_gradients] if is_last else cached
         with nullcontext() if is_last else accelerator.no_sync(objective):
-            # the objective's own parameters come with the last chunk, when DDP expects every gradient
-            accelerator.backward(objective(take_pairs(batch, pairs), cached, list(gradients) if is_last else None))
+            compare = partial(_with_gradients, own=own if is_last else [], gradients=known)
+            accelerator.backward(objective(take_pairs(batch, pairs), compare))
     return loss
+
+
+def _with_gradients(embeddings: Embeddings, own: list[nn.Parameter], gradients: list[torch.Tensor]) -> torch.Tensor:
+    """A number whose gradients with respect to the embeddings and to `own` parameters are the ones given."""
+    tensors = [*embeddings.differentiable(), *own]
+    products = [(tensor * gradient).sum() for tensor, gradient in zip(tensors, gradients, strict=True)]
+    return torch.stack(products).sum()
 
 
 def take_pairs(batch: dict[str, Any], pairs: slice) -> dict[str, Any]:

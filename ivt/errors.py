@@ -1,0 +1,30 @@
+"""What goes wrong and can be put right is one line and exit code 2, in every command and script."""
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+FIXABLE = (ValueError, OSError, ImportError, FloatingPointError)  # the last: a loss that is not finite
+
+
+def is_fixable(error: Exception) -> bool:
+    """Whether the user can put right what raised an error; anything else is a mistake in this package."""
+    if isinstance(error, FIXABLE):
+        return True
+    from huggingface_hub.errors import StrictDataclassError  # a bad field of a config; takes half a second to import
+
+    return isinstance(error, StrictDataclassError)
+
+
+@contextmanager
+def exit_on_error() -> Generator[None]:
+    """End the process with one line and exit code 2 after an error that the user can put right."""
+    try:
+        yield
+    except Exception as error:
+        if not is_fixable(error):
+            raise
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one reports
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
