@@ -1,7 +1,7 @@
 """What each part of IVT is worth on the drawn corpus: trains every variant with several seeds, tests, tabulates.
 
-    python benchmarks/ablation.py runs/ablation --group paper --seeds 3
-    python benchmarks/ablation.py runs/ablation --group beyond --seeds 1
+    python -m benchmarks.ablation runs/ablation --group paper --seeds 3
+    python -m benchmarks.ablation runs/ablation --group beyond --seeds 1
 
 All variants are the recipe `demo` with a few fields changed, so they share corpus, optimiser, loss and batch size.
 They are trained from random weights, and tested at their last step: nothing is selected. A variant that OUTPUT_DIR
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from ivt.training.record import over_runs
 
 ROOT = Path(__file__).parents[1]
 METRICS = ("R@1", "R@10", "mAP")
@@ -48,11 +50,7 @@ GROUPS: dict[str, dict[str, tuple[list[str], float]]] = {
         "+ averaged weights": (["--ema_decay", "0.995"], 1.0),
         "+ layer-wise rates": (["--layer_lr_decay", "0.8"], 1.0),
         "+ identity-balanced batches": (["--pairs_per_person", "2", "--group_by_length", "false"], 1.0),
-        "+ RandAugment": (["--rand_augment", "2"], 1.0),
-        "+ caption augmentation": (
-            ["--swap_synonyms", "0.1", "--drop_attributes", "0.1", "--drop_phrases", "0.1"],
-            1.0,
-        ),
+        "+ attributes and phrases left out": (["--drop_attributes", "0.1", "--drop_phrases", "0.1"], 1.0),
         "+ left and right swapped with the view": (["--flip_words", "true"], 1.0),
         "+ token-wise loss": (["--token_weight", "1"], 1.0),
         "+ patches every 12 pixels": (["--model.patch_stride", "12"], 1.0),
@@ -102,13 +100,15 @@ def run(arguments: Sequence[Any]) -> None:
 
 def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over the seeds; a single run has no deviation."""
-    summary: dict[str, Any] = {"steps": runs[0]["steps"], "seeds": [run["seed"] for run in runs]}
-    for name in METRICS:
-        values = [run["text_to_image"][name] for run in runs]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        summary[name] = {"mean": statistics.fmean(values), "deviation": deviation}
-    summary["cpu_seconds"] = statistics.fmean(run["cpu_seconds"] for run in runs)
-    return summary
+    results = [{name: run["text_to_image"][name] for name in METRICS} for run in runs]
+    means = over_runs(statistics.fmean, results)
+    deviations = over_runs(statistics.stdev, results) if len(runs) > 1 else dict.fromkeys(METRICS)
+    return {
+        "steps": runs[0]["steps"],
+        "seeds": [run["seed"] for run in runs],
+        **{name: {"mean": means[name], "deviation": deviations[name]} for name in METRICS},
+        "cpu_seconds": statistics.fmean(run["cpu_seconds"] for run in runs),
+    }
 
 
 def cell(figure: dict[str, float | None]) -> str:

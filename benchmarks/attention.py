@@ -39,19 +39,14 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d, normalize
 from tqdm import tqdm
 
+from ivt.choices import DEFAULT_METHOD
 from ivt.corpora import load_synthetic
 from ivt.corpora.drawn.people import ACCENT_COLOURS, PARTS
 from ivt.corpora.drawn.words import COLOUR_WORDS, HAIR_COLOUR_WORDS, KIND_WORDS
-from ivt.explanations.attention import (
-    DEFAULT_METHOD,
-    DEFAULT_SHIFTS,
-    TEXT_FREE_METHODS,
-    Texts,
-    encode_texts,
-    in_best_colour,
-    pixel_maps,
-    strongest_place,
-)
+from ivt.explanations.colours import in_best_colour
+from ivt.explanations.maps import TEXT_FREE_METHODS
+from ivt.explanations.pixels import DEFAULT_SHIFTS, pixel_maps, strongest_place
+from ivt.explanations.texts import Texts, encode_texts
 from ivt.retrieval.models import find_version, load_model
 
 QUERIES = (
@@ -62,13 +57,11 @@ QUERIES = (
     "wrong colour, right noun",
 )
 FIGURES = ("box", "mask", "mass", "ap")
-# (method, shifts), see `ivt.explanations.attention.pixel_maps`
+# (method, shifts), see `ivt.explanations.pixels.pixel_maps`
 VARIANTS = (
     ("cls", 1),
-    ("rollout", 1),
     ("tokenwise", 1),
     ("occlusion", 1),
-    ("gradient_last", 1),
     ("gradient", 1),
     ("joint", 1),
     ("joint", 2),

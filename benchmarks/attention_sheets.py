@@ -19,11 +19,14 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
+from ivt.choices import DEFAULT_METHOD
 from ivt.corpora import load_corpus
 from ivt.corpora.drawn.people import PARTS
 from ivt.corpora.drawn.words import COLOUR_WORDS
-from ivt.explanations.attention import DEFAULT_METHOD, encode_texts, in_best_colour, pixel_maps
+from ivt.explanations.colours import in_best_colour
 from ivt.explanations.overlays import Overlay, draw_rows
+from ivt.explanations.pixels import pixel_maps
+from ivt.explanations.texts import encode_texts
 from ivt.retrieval.models import DEFAULT_MODEL, find_version, load_model
 
 NUM_PEOPLE = {"words": 10, "baseline": 6}

@@ -8,7 +8,7 @@ SPLITS = (*OFFICIAL_SPLITS, "train+val")
 
 ON_BAD_IMAGE = ("error", "skip")  # what to do about pictures that cannot be read
 PROTOCOLS = ("standard", "reference")
-METHODS = ("cls", "rollout", "gradient", "gradient_last", "tokenwise", "occlusion", "joint")  # of explanations
+METHODS = ("cls", "gradient", "tokenwise", "occlusion", "joint")  # of explanations
 DEFAULT_METHOD = "joint"
 EXPORT_FORMATS = ("onnx", "openvino")
 

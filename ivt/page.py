@@ -20,6 +20,7 @@ from PIL import Image
 from processing.pictures import UnreadablePicture, read_picture
 
 from .explanations.attention import explain
+from .explanations.colours import COLOURS
 from .gallery.gallery import Gallery
 from .gallery.path_fields import PathFields
 from .gallery.results import SearchResults
@@ -132,7 +133,8 @@ def show_map(session: Session, chosen: tuple[int, int] | None, word: str) -> Any
     results, place = session.results(chosen[0]), chosen[1]
     image = results[place : place + 1].images()[0]
     model, processor = load_model(Gallery(session.uri).model_version)
-    explanation = explain(model, processor, image, results.query, None if word == WHOLE_SENTENCE else word)
+    asked = None if word == WHOLE_SENTENCE else word
+    explanation = explain(model, processor, image, results.query, asked, colours=COLOURS)
     return gr.Image(explanation.draw(), label=f"Where the model looked in number {place + 1} for {word}", visible=True)
 
 

@@ -16,7 +16,7 @@ from ivt import choices, cli
 from ivt.cli import app
 from ivt.corpora.official import LAYOUTS
 from ivt.corpora.shard import EXTENSIONS
-from ivt.explanations.attention import METHODS
+from ivt.explanations.attention import UNITS
 from ivt.hub.export import WRITERS
 from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
 from ivt.training.arguments import parse_arguments
@@ -152,7 +152,7 @@ def test_options_may_be_written_as_the_fields_of_a_training(ivt: Callable[..., R
 
 def test_names_in_the_help_are_those_of_the_rooms() -> None:
     assert choices.CORPORA == (*LAYOUTS, "synthetic", "shards")
-    assert choices.METHODS == tuple(METHODS) and choices.DEFAULT_METHOD in METHODS
+    assert choices.METHODS == tuple(UNITS) and choices.DEFAULT_METHOD in UNITS
     assert choices.EXPORT_FORMATS == tuple(WRITERS)
     assert " or ".join(EXTENSIONS) in help_of("corpus shard")
     assert " or ".join(AVERAGE_PRECISIONS) in help_of("evaluate")

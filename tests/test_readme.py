@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import ablation, attention
+from ivt.choices import DEFAULT_METHOD
 from ivt.corpora.drawn.synthetic import NUM_PEOPLE
-from ivt.explanations.attention import DEFAULT_METHOD
 from ivt.retrieval.models import DEFAULT_MODEL, find_version
 
 ROOT = Path(__file__).parents[1]

@@ -226,13 +226,14 @@ def explain(
     """
     from ivt.choices import DEFAULT_MODEL
     from ivt.explanations.attention import explain as explain_picture
+    from ivt.explanations.colours import COLOURS
     from ivt.retrieval.models import find_version, load_model
     from processing.pictures import read_picture
 
     hide_loading_bars()
     picture = read_picture(image)
     version = find_version(model or DEFAULT_MODEL)
-    explanation = explain_picture(*load_model(version, device), picture, text, word, method)
+    explanation = explain_picture(*load_model(version, device), picture, text, word, method, colours=COLOURS)
     if save:
         explanation.draw(save)
     if as_json:

@@ -13,10 +13,12 @@ from transformers import AutoTokenizer
 
 from benchmarks import attention_sheets
 from benchmarks.attention_sheets import CAPTION_METHOD, NUM_PEOPLE, WORDS, first_people
-from ivt.corpora.drawn.annotator import COLOUR_WORDS
+from ivt.choices import DEFAULT_METHOD
 from ivt.corpora.drawn.people import PARTS
 from ivt.corpora.drawn.synthetic import load_synthetic
-from ivt.explanations.attention import DEFAULT_METHOD, encode_texts, pixel_maps
+from ivt.corpora.drawn.words import COLOUR_WORDS
+from ivt.explanations.pixels import pixel_maps
+from ivt.explanations.texts import encode_texts
 from ivt.retrieval.models import find_version, load_model
 from modeling_ivt import IVTConfig, IVTModel
 from processing import IVTImageProcessor, IVTProcessor

@@ -295,6 +295,18 @@ def test_what_a_graph_does_not_hold_is_an_error(export_of: Callable[..., Path]) 
         explain(model, processor, Image.new("RGB", (20, 30)), "a man in red")
 
 
+def test_occlusion_explains_an_export_like_the_checkpoint(checkpoint: Path, export_of: Callable[..., Path]) -> None:
+    picture = Image.effect_noise((24, 48), 90).convert("RGB")
+    ours, exported = (
+        explain(
+            load_embedder(str(name)), AutoProcessor.from_pretrained(name), picture, SENTENCES[1], method="occlusion"
+        )
+        for name in (checkpoint, export_of("onnx", False))
+    )
+    torch.testing.assert_close(exported.pixel_map, ours.pixel_map, rtol=1e-2, atol=1e-4)
+    assert [weight for _, weight in exported.words] == pytest.approx([weight for _, weight in ours.words], abs=1e-4)
+
+
 def test_folders_without_an_export_are_named(checkpoint: Path, export_of: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no export.json, expected a folder that ivt export wrote"):
         ExportedIVTModel.from_pretrained(checkpoint)
