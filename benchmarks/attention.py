@@ -1,4 +1,4 @@
-"""Measure whether maps of attention point to the right place: the embedded corpus knows the mask of every part.
+"""Measure whether maps of attention point to the right place: the drawn corpus knows the mask of every part.
 
     OMP_NUM_THREADS=1 python -m benchmarks.attention CHECKPOINT --output benchmarks/attention.json
 
@@ -123,7 +123,7 @@ def make_queries(part: str, person: dict[str, Any], key: str) -> dict[str, str]:
 
     Args:
         part: a part of the person that has a name.
-        person: attributes of a person of the embedded corpus.
+        person: attributes of a person of the drawn corpus.
         key: seed.
     """
     colour, noun = name_parts(person)[part]
@@ -144,7 +144,7 @@ def find_parts(row: dict[str, Any], size: tuple[int, int]) -> list[NamedPart]:
     """The named parts that show in a picture.
 
     Args:
-        row: of the embedded corpus.
+        row: of the drawn corpus.
         size: (height, width) of the model's pictures.
     """
     height, width = size
@@ -231,7 +231,7 @@ class Pictures:
     """The pictures of a split, ready for the model, with their named parts.
 
     Args:
-        rows: of the embedded corpus.
+        rows: of the drawn corpus.
         model: gives the size.
         processor: prepares the pictures.
     """

@@ -2,7 +2,7 @@
 
     python -m benchmarks.attention_sheets [CHECKPOINT] --baseline BASELINE --folder docs
 
-CHECKPOINT is the embedded one unless named; BASELINE is a model trained on whole sentences alone (`--levels sentence
+CHECKPOINT is the bundled one unless named; BASELINE is a model trained on whole sentences alone (`--levels sentence
 --num_views 1 --model.bmm_ratio 0`); without it the second sheet is left out. The people are the first of the embedded
 corpus's test split that show what is asked for; none is picked by how the maps look. White frames are the right
 places, which no model sees.
@@ -107,7 +107,7 @@ def draw_sheets(checkpoint: str, baseline: str | None, folder: Path, corpus_root
         checkpoint: folder or Hub name of an IVT model.
         baseline: likewise, of the model to compare with.
         folder: where the pictures go.
-        corpus_root: cache of the embedded corpus.
+        corpus_root: cache of the drawn corpus.
     """
     rows = load_corpus("synthetic", corpus_root, "test")
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +124,10 @@ def draw_sheets(checkpoint: str, baseline: str | None, folder: Path, corpus_root
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default=DEFAULT_MODEL, help="default: the embedded one")
+    parser.add_argument("checkpoint", nargs="?", default=DEFAULT_MODEL, help="default: the bundled one")
     parser.add_argument("--baseline", help="model to compare with; default: no such sheet")
     parser.add_argument("--folder", type=Path, default=Path("docs"), help="where the pictures go (default: docs)")
-    parser.add_argument("--corpus_root", help="cache of the embedded corpus")
+    parser.add_argument("--corpus_root", help="cache of the drawn corpus")
     draw_sheets(**vars(parser.parse_args(argv)))
 
 
