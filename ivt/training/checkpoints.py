@@ -96,7 +96,7 @@ def save_model(
         folder: where to save.
         record: for `run.json` there; only the first process needs it.
     """
-    state = accelerator.get_state_dict(objective)  # collective: gathers what FSDP and DeepSpeed keep apart
+    state = accelerator.get_state_dict(objective)  # collective: gathers what FSDP keeps apart
     if accelerator.is_main_process:
         new = folder.with_name(folder.name + ".new")
         shutil.rmtree(new, ignore_errors=True)
