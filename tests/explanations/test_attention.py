@@ -46,7 +46,8 @@ def test_words_behind_the_longest_text_weigh_nothing(
 ) -> None:
     _, words = word_weights(tiny_model, processor, pixel_values[:1], "red " * 20)
     assert len(words) == 20
-    assert all(weight != 0 for _, weight in words[:14]) and not any(weight for _, weight in words[14:])
+    weights = [abs(weight) for _, weight in words]
+    assert min(weights[:14]) > 1e-5 and max(weights[14:]) < 1e-6  # but for rounding
 
 
 def test_explanation_is_in_the_pictures_own_pixels(
