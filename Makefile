@@ -1,6 +1,6 @@
 # make test               ruff, ty and the tests
 # make test-lowest        the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
-# make demo               from nothing to a searched gallery on 2 cores, about twelve minutes
+# make demo               train a small model from scratch, then search with it: 2 cores, about twelve minutes
 # make demo MINUTES=0.2   the same with a few seconds of training, to see that everything runs
 # make bench              speed and memory on this machine
 # What the demo left the time before moves to runs/demo.old.

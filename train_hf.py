@@ -34,7 +34,7 @@ from ivt.retrieval.checkpoints import load_checkpoint
 from ivt.retrieval.evaluation import evaluate_as_reference, evaluate_retrieval
 from ivt.training.arguments import parse_arguments
 from ivt.training.checkpoints import open_output
-from ivt.training.data import build_loader, check_corpus, load_rows
+from ivt.training.data import build_loader, check_corpus, load_evaluation_rows, load_training_rows
 from ivt.training.distributed import build_accelerator, embed_in_shares, prepare
 from ivt.training.dry_run import estimate_cost
 from ivt.training.gradient_cache import backward
@@ -77,8 +77,8 @@ def train_on_batch(
     return loss
 
 
-def evaluate_saved_models(run: Run, rows: Dataset) -> None:
-    """Evaluate `best` and `final` on the test split, as they were saved, and put the results into the run's record."""
+def evaluate_saved_models(run: Run, rows: Dataset) -> dict[str, Any]:
+    """Evaluate `best` and `final` on the test split, as they were saved."""
     evaluate = evaluate_retrieval if run.recipe.protocol == "standard" else evaluate_as_reference
     results: dict[str, Any] = {}
     for name in ("best", "final"):
@@ -88,7 +88,7 @@ def evaluate_saved_models(run: Run, rows: Dataset) -> None:
             model = load_checkpoint(str(run.output_dir / name), dtype=torch.float32).to(run.accelerator.device)
             results[name] = evaluate(model, run.processor, rows, progress=sys.stderr.isatty())
         print(f"test, {name}: {figures_of(results[name])}")
-    run.log.add_test(rows, results)
+    return results
 
 
 def dry_run(run: Run, optimizer: torch.optim.Optimizer, validation_rows: Dataset) -> None:
@@ -129,14 +129,16 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             accelerator.print(f"the run in {output_dir} is finished; its results are in run.json there")
             return
     with accelerator.main_process_first():  # the first one draws, decodes and caches, the others read
-        splits = {split: load_rows(recipe, paths.corpus_root, split) for split in ("train", "val")}
-    loader = build_loader(splits["train"], processor, recipe, accelerator.num_processes)
-    objective = Objective(model, recipe, splits["train"]["person_id"])
+        train_rows = load_training_rows(recipe, paths.corpus_root)
+        validation_rows = load_evaluation_rows(recipe, paths.corpus_root, "val")
+    splits = {"train": train_rows, "val": validation_rows}
+    loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
+    objective = Objective(model, recipe, train_rows["person_id"])
     objective, optimizer, loader = prepare(accelerator, objective, build_optimizer(objective, recipe), loader)
     run = Run(accelerator, output_dir, recipe, objective, processor, loader)
     run.print_sizes(splits)
     if paths.dry_run:
-        dry_run(run, optimizer, splits["val"])
+        dry_run(run, optimizer, validation_rows)
         return
     run.open(
         paths.resume,
@@ -155,9 +157,11 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
         else:
             run.end_epoch()
         run.check_weights()
-        metrics = validate(accelerator, objective, processor, splits["val"]) if run.validates else None
+        metrics = validate(accelerator, objective, processor, validation_rows) if run.validates else None
         run.save(metrics)
-    run.finish(lambda: evaluate_saved_models(run, load_rows(recipe, paths.corpus_root, "test")))
+    run.finish(
+        lambda: load_evaluation_rows(recipe, paths.corpus_root, "test"), lambda rows: evaluate_saved_models(run, rows)
+    )
 
 
 def train_seeds(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:

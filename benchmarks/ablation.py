@@ -1,4 +1,4 @@
-"""What each part of IVT is worth on the embedded corpus: trains every variant with several seeds, tests, tabulates.
+"""What each part of IVT is worth on the drawn corpus: trains every variant with several seeds, tests, tabulates.
 
     python benchmarks/ablation.py runs/ablation --group paper --seeds 3
     python benchmarks/ablation.py runs/ablation --group beyond --seeds 1

@@ -1,4 +1,4 @@
-"""Answer three free-text queries over the test gallery of the embedded corpus, and draw the answers.
+"""Answer three free-text queries over the test gallery of the drawn corpus, and draw the answers.
 
     python -m benchmarks.answer_queries CHECKPOINT OUTPUT.png [--corpus_root CACHE]
 
@@ -47,7 +47,7 @@ def answer_queries(checkpoint: str, output: str, corpus_root: str | None = None)
     Args:
         checkpoint: folder or Hub name of an IVT model.
         output: the picture to write.
-        corpus_root: cache of the embedded corpus.
+        corpus_root: cache of the drawn corpus.
     """
     model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="folder or Hub name of an IVT model")
     parser.add_argument("output", help="picture to write, e.g. answers.png")
-    parser.add_argument("--corpus_root", help="cache of the embedded corpus")
+    parser.add_argument("--corpus_root", help="cache of the drawn corpus")
     answer_queries(**vars(parser.parse_args(argv)))
 
 

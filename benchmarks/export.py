@@ -2,7 +2,7 @@
 
     python -m benchmarks.export [CHECKPOINT] --output benchmarks/export.json
 
-Without CHECKPOINT the embedded one is measured, on the test split of the embedded corpus; `docs/export.md` shows the
+Without CHECKPOINT the bundled one is measured, on the test split of the drawn corpus; `docs/export.md` shows the
 figures of that file. Speed is per second of processor time on one thread, which other work on the machine disturbs
 little: the model alone, on batches of 32 images or of 32 captions of the corpus. As the embedded model is small, the
 images of a base-size model are timed too, in four of its blocks with random weights.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.queries CHECKPOINT --output benchmarks/queries.json       # under a minute on one core
 
-On the embedded corpus, whose people's attributes are known, so every answer is right or wrong without doubt. Formulas
+On the drawn corpus, whose people's attributes are known, so every answer is right or wrong without doubt. Formulas
 that the defaults were chosen among are compared on the validation split; the test split sees the defaults.
 Definitions of R@k and mAP: metric/person_retrieval/README.md; P@10 is the share of right pictures among the first ten.
 
@@ -294,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print the tables, write the json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="folder or Hub name of an IVT model")
-    parser.add_argument("--corpus_root", help="cache of the embedded corpus")
+    parser.add_argument("--corpus_root", help="cache of the drawn corpus")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures there too")
     arguments = parser.parse_args(argv)
 

@@ -67,6 +67,13 @@ class Session:
     folder: Path | None = None  # of an uploaded gallery, deleted with the session
     found: list[SearchResults | None] = field(default_factory=lambda: [None, None])
 
+    def results(self, side: int) -> SearchResults:
+        """What the last search of a side found; raises gr.Error if there was none in this gallery."""
+        results = self.found[side]
+        if results is None:
+            raise gr.Error("Search this gallery first.")
+        return results
+
     def close(self) -> None:
         """Delete the pictures that were uploaded."""
         if self.folder is not None:
@@ -99,17 +106,19 @@ def search(session: Session, query: str, other_query: str, cameras: Sequence[str
     where = any_of("camera", cameras) if cameras else None
     sides = []
     for side, text in enumerate((query, other_query)):
-        wanted = bool(text.strip())
-        session.found[side] = gallery.search(text, NUM_RESULTS, where) if wanted else None
-        people = captioned(session.found[side]) if wanted else []
-        sides.append(gr.Gallery(people, label=f"“{text.strip()}”" if wanted else "No second query", visible=wanted))
+        if text.strip():
+            session.found[side] = results = gallery.search(text, NUM_RESULTS, where)
+            sides.append(gr.Gallery(captioned(results), label=f"“{text.strip()}”", visible=True))
+        else:
+            session.found[side] = None
+            sides.append(gr.Gallery([], label="No second query", visible=False))
     cameras_said = f"camera {', '.join(cameras)}" if cameras else "all cameras"
-    return session, *sides, f"{len(session.found[0])} people of {len(gallery)} pictures, {cameras_said}. Choose one."
+    return session, *sides, f"{len(session.results(0))} people of {len(gallery)} pictures, {cameras_said}. Choose one."
 
 
 def chosen_words(session: Session, side: int, event: gr.SelectData) -> tuple[Any, ...]:
     """Offer the words of the query whose result was clicked, and show where its whole sentence looks."""
-    results = session.found[side]
+    results = session.results(side)
     words = list(dict.fromkeys(word.strip(".,;:!?") for word in results.query.split()))
     choice = gr.Radio([WHOLE_SENTENCE, *filter(None, words)], value=WHOLE_SENTENCE, visible=True)
     chosen = (side, event.index)
@@ -120,7 +129,7 @@ def show_map(session: Session, chosen: tuple[int, int] | None, word: str) -> Any
     """Draw where the model looks in the chosen picture for the sentence or a word of it."""
     if chosen is None:
         raise gr.Error("Choose one of the people found first.")
-    results, place = session.found[chosen[0]], chosen[1]
+    results, place = session.results(chosen[0]), chosen[1]
     image = results[place : place + 1].images()[0]
     model, processor = load_model(Gallery(session.uri).model_version)
     explanation = explain(model, processor, image, results.query, None if word == WHOLE_SENTENCE else word)
@@ -187,10 +196,21 @@ def build_page(gallery: Gallery) -> gr.Blocks:
         gr.Examples(EXAMPLES, query, label="Examples")
         status = gr.Markdown(elem_id="status")
         with gr.Row():
-            options = {"columns": 5, "allow_preview": False, "object_fit": "contain", "elem_classes": "people"}
             people = [
-                gr.Gallery(label="People found, best first", min_width=300, elem_id="people", **options),
-                gr.Gallery(label="No second query", visible=False, min_width=300, elem_id="other-people", **options),
+                gr.Gallery(
+                    label=label,
+                    visible=visible,
+                    columns=5,
+                    allow_preview=False,
+                    object_fit="contain",
+                    min_width=300,
+                    elem_id=elem_id,
+                    elem_classes="people",
+                )
+                for label, visible, elem_id in (
+                    ("People found, best first", True, "people"),
+                    ("No second query", False, "other-people"),
+                )
             ]
         words = gr.Radio([], label="Where did the model look for …", visible=False, elem_id="words")
         picture = gr.Image(label="Where the model looked", visible=False, interactive=False, elem_id="map")

@@ -209,7 +209,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(wheels), str(REPO)]
     subprocess.run(build, check=True, timeout=120)
     (wheel,) = wheels.iterdir()
-    subprocess.run([*pip, "--python", str(folder / "bin/python"), "install", *offline, str(wheel)], check=True)
+    subprocess.run(
+        [*pip, "--python", str(folder / "bin/python"), "install", "--ignore-installed", *offline, str(wheel)],
+        check=True,
+    )
     # Only a folder on the path: its own .pth files, such as that of an editable install of this repository, are not
     # read. It comes last, and pip has installed before, which would else find the project installed there.
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))

@@ -126,9 +126,9 @@ def test_train_is_the_script_with_the_fields_that_are_given(
     "launch", [["-m", "train_hf"], ["-m", "accelerate.commands.launch", "--cpu", "--quiet", "-m", "train_hf"]]
 )
 def test_errors_of_an_installed_training_are_one_line(
-    launch: list[str], installed: Path, run_python: Run, tmp_path: Path
+    launch: list[str], installed_packages: Path, run_python: Run, tmp_path: Path
 ) -> None:
-    done = run_python(*launch, "--config", "cuhk", cwd=tmp_path, python_path=installed)
+    done = run_python(*launch, "--config", "cuhk", cwd=tmp_path, python_path=installed_packages)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == ["error: there is no recipe cuhk; pass a yaml file or one of " + ", ".join(sorted(RECIPES))]
     assert "Traceback" not in done.stderr
@@ -204,7 +204,7 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(
 def test_models_are_those_of_the_package_as_they_were_measured(ivt: Callable[..., Result]) -> None:
     (model,) = json.loads(ivt("models", "--json").stdout)
     assert model["folder"] == choices.DEFAULT_MODEL and model["name"] == Path(choices.DEFAULT_MODEL).name
-    measured = json.loads((ROOT / "benchmarks" / "embedded_test.json").read_text())
+    measured = json.loads((ROOT / "benchmarks" / "bundled_test.json").read_text())
     assert {name: model["results"][name] for name in ("corpus", "split")} == {"corpus": "synthetic", "split": "test"}
     for name in ("R@1", "R@5", "R@10", "mAP"):
         assert model["results"][name] == pytest.approx(measured["text_to_image"][name])

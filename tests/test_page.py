@@ -33,6 +33,11 @@ def test_no_query_is_an_error_that_shows_an_example(shared):
         app.search(app.Session(shared.store.uri), "  ", "", [])
 
 
+def test_people_still_shown_of_the_gallery_before_an_upload_ask_for_a_new_search(shared):
+    with pytest.raises(gr.Error, match="Search this gallery first"):
+        app.show_map(app.Session(shared.store.uri), (0, 0), app.WHOLE_SENTENCE)
+
+
 def test_uploads_are_deleted_when_another_takes_their_place_and_with_the_session(shared, tmp_path):
     pictures = sorted(map(str, (tmp_path / "people" / "north").iterdir()))
     first, _, message = app.upload(app.Session(shared.store.uri), pictures)

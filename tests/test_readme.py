@@ -28,7 +28,7 @@ def test_search_code_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "sheet.png").stat().st_size > 5_000
 
 
-@pytest.mark.parametrize("name", ["embedded_test", "demo_test"])
+@pytest.mark.parametrize("name", ["bundled_test", "demo_test"])
 def test_result_table_has_the_measured_figures(name):
     measured = json.loads((ROOT / f"benchmarks/{name}.json").read_text())
     row = next(line for line in README.splitlines() if f"(benchmarks/{name}.json)" in line)
@@ -39,8 +39,8 @@ def test_result_table_has_the_measured_figures(name):
     assert cells[4:8] == [f"{figure:.1f}" for figure in figures]
 
 
-@pytest.mark.parametrize("name", ["embedded_test", "queries", "attention", "export"])
-def test_figures_are_of_the_embedded_checkpoint_as_it_is(name):
+@pytest.mark.parametrize("name", ["bundled_test", "queries", "attention", "export"])
+def test_figures_are_of_the_bundled_checkpoint_as_it_is(name):
     measured = json.loads((ROOT / f"benchmarks/{name}.json").read_text())
     assert measured["revision"] == find_version(DEFAULT_MODEL).revision
 

@@ -185,7 +185,7 @@ def test_importing_modeling_ivt_replaces_trust_remote_code(
     assert_holds_a_whole_model(with_package[0] / "again", converted[0])
 
 
-def test_the_wheel_brings_the_embedded_checkpoint(with_package: tuple[Path, Path], installed: Path) -> None:
+def test_the_wheel_brings_the_bundled_checkpoint(with_package: tuple[Path, Path], installed: Path) -> None:
     model = Path(json.loads((with_package[0] / "report.json").read_text())["default_model"])
     assert model.is_relative_to(installed)
     embedded = REPO / "ivt" / "checkpoints" / model.name

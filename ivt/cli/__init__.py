@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         try:
             sys.exit(app(argv, prog_name="ivt", standalone_mode=False))
-        except UsageError as error:
+        except UsageError as error:  # ty: ignore[invalid-exception-caught]  # it sees a base class as any `type`
             command = error.ctx.command_path if error.ctx else "ivt"
             raise ValueError(f"{error.format_message().rstrip('.')}; {command} --help explains") from error
         except typer.Abort:  # the input ended, or Control-C

@@ -20,7 +20,8 @@ from .options import (
 )
 
 SplitOption = Annotated[str, typer.Option(help=f"{', '.join(SPLITS)}.")]
-# whatever is no option of the command is one of the training
+# Whatever is no option of the command is one of the training. `group` reads them as an attribute of the command's
+# function, which ty does not know.
 FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -49,7 +50,7 @@ def train(context: typer.Context) -> None:
     train_hf.main(context.args)
 
 
-train.settings = FIELDS | {"help_option_names": []}
+train.settings = FIELDS | {"help_option_names": []}  # ty: ignore[missing-attribute]
 
 
 def evaluate(
@@ -156,7 +157,7 @@ def convert(
         print("\n".join([*report, f"saved in {output_dir}"]))
 
 
-convert.settings = FIELDS
+convert.settings = FIELDS  # ty: ignore[missing-attribute]
 
 
 def export(
@@ -165,7 +166,8 @@ def export(
         Path | None,
         typer.Argument(help="New or empty folder; by default one here, named after checkpoint and format."),
     ] = None,
-    format: Annotated[str, typer.Option(help=f"{' or '.join(EXPORT_FORMATS)}.")] = ...,
+    *,
+    format: Annotated[str, typer.Option(help=f"{' or '.join(EXPORT_FORMATS)}.")],
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to 8-bit integers.")] = False,
     corpus: CorpusOption = "synthetic",
     corpus_root: CorpusRootOption = None,
@@ -243,8 +245,8 @@ def publish(
       ivt publish --space ORG/NAME
       ivt publish --metric ORG/person_retrieval
     """
-    is_model = checkpoint is not None and (repo_id or dry_run) and not space and not metric
-    if not is_model and (checkpoint is not None or bool(space) == bool(metric)):
+    published = [source for source in (checkpoint, space, metric) if source]
+    if len(published) != 1 or (checkpoint and not (repo_id or dry_run)):
         raise ValueError(
             "pass either CHECKPOINT ORG/NAME, or CHECKPOINT --dry-run FOLDER, or --space ORG/NAME, "
             "or --metric ORG/NAME"
@@ -259,8 +261,8 @@ def publish(
         done = publish_metric(metric, **options)
     else:
         hub_datasets = dict(pair.partition("=")[::2] for pair in dataset or [])
-        about = {"evaluations": evaluation or [], "hub_datasets": hub_datasets, "licence": license}
-        done = publish_model(checkpoint, repo_id, **about, **options)
+        options |= {"evaluations": evaluation or [], "hub_datasets": hub_datasets, "licence": license}
+        done = publish_model(published[0], repo_id, **options)
     if as_json:
         print_json({"place": done.place, "tag": done.tag, "files": done.files})
         return

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -72,7 +72,12 @@ def index(
 
     hide_loading_bars()
     find_device(device)  # an error here, not in the engine
-    engine = {"on_bad_image": on_bad_image, "batch_size": batch_size, "runner": runner, "address": address}
+    engine: dict[str, Any] = {
+        "on_bad_image": on_bad_image,
+        "batch_size": batch_size,
+        "runner": runner,
+        "address": address,
+    }
     if reembed:
         people = Gallery.reembed(gallery, model, revision=revision, device=device, **engine)
     else:

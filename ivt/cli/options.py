@@ -72,6 +72,6 @@ def group(
         context_settings=settings,
     )
     for command in commands:
-        text = inspect.cleandoc(command.__doc__).replace("\n\nExample", "\n\n\b\nExample")  # \b: keep line breaks
+        text = (inspect.getdoc(command) or "").replace("\n\nExample", "\n\n\b\nExample")  # \b: keep line breaks
         made.command(help=text, epilog=EXIT_CODES, context_settings=getattr(command, "settings", None))(command)
     return made

@@ -3,7 +3,7 @@
     ivt corpus check NAME [--corpus-root FOLDER] [--split SPLIT] [--sheet PICTURE.png]
 
 Empty captions and unreadable images of an official corpus are dropped by its loader, which says so on stderr.
-For the embedded corpus it counts besides how often the colours of the two garments alone would find the right person,
+For the drawn corpus it counts besides how often the colours of the two garments alone would find the right person,
 and reports a problem if that is too often on the test split: such a corpus could be solved without seeing finer.
 """
 
@@ -136,7 +136,7 @@ def draw_contact_sheet(
 def count_split(
     name: str, root: str | os.PathLike[str] | None = None, split: str = "test"
 ) -> tuple[CorpusCounts, ColourCounts | None]:
-    """Count a split of a corpus, and for the embedded one how well colours tell its people apart."""
+    """Count a split of a corpus, and for the drawn corpus how well colours tell its people apart."""
     if name != "synthetic":
         corpus = load_corpus(name, root, split, on_bad_image="skip")
         return count_corpus(list(corpus["person_id"]), list(corpus["captions"])), None

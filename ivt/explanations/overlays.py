@@ -110,13 +110,13 @@ def write_words(axes: Axes, words: Sequence[tuple[str, float]]) -> None:
         words: each word with its weight.
     """
     colours = word_colours(words)
-    area, renderer = axes.get_window_extent(), axes.figure.canvas.get_renderer()
+    area = axes.get_window_extent()
     x, y = 0.0, area.height - 8  # pixels from the lower left corner of the axes
     for word, weight in words:
-        red, green, blue, _ = colours.to_rgba(weight)
+        red, green, blue, _ = colours.to_rgba(np.array(weight))
         box = {"facecolor": (red, green, blue, 0.7), "linewidth": 0, "boxstyle": "square,pad=0.25"}
         text = axes.text(0, 0, word, transform=None, va="top", fontsize=11, bbox=box)
-        extent = text.get_window_extent(renderer)
+        extent = text.get_window_extent()
         if x and x + extent.width > area.width:
             x, y = 0.0, y - 1.9 * WORD_HEIGHT
         text.set_position((area.x0 + x, area.y0 + y))

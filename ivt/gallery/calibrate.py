@@ -190,7 +190,7 @@ def calibrate(
         )
     version = find_version(checkpoint)
     model, processor = load_model(version)
-    options = {"num_people": NUM_PEOPLE} if corpus == "synthetic" else {}
+    options: dict[str, Any] = {"num_people": NUM_PEOPLE} if corpus == "synthetic" else {}
     split = embed_split(model, processor, load_corpus(corpus, corpus_root, "val", **options))
     curves, found = {}, {}
     cases = split_cases(model, processor, split, cut_every_other(split), gallery_sizes(split.num_people))

@@ -58,8 +58,8 @@ def crops_of_dataset(dataset: datasets.Dataset | datasets.IterableDataset) -> It
     for row in dataset.cast_column("image", datasets.Image(decode=False)):
         path, data = row["image"]["path"], row["image"]["bytes"]
         image_id = row.get("image_id") or path or hashlib.sha256(data).hexdigest()[:32]
-        place = {"image": data} if data is not None else {"uri": absolute(path)}
-        yield Crop(str(image_id), **place, **_details_of(row))
+        uri = absolute(path) if data is None else None
+        yield Crop(str(image_id), uri, image=data, **_details_of(row))
 
 
 def _details_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def crops_of_frames(frames: Iterable[Any], camera: str | None = None, time: Any 
         if len(track_ids) != len(boxes):
             raise ValueError(f"frame {number} has {len(boxes)} boxes and {len(track_ids)} track ids, expected as many")
         taken = as_utc(time if frame.time is None else frame.time)
-        moment = taken and taken.strftime("%Y%m%dT%H%M%S.%f")
+        moment = taken.strftime("%Y%m%dT%H%M%S.%f") if taken else None
         for box, track_id in zip(boxes, track_ids, strict=True):
             left, top, right, bottom = _clip(box, image.size, number)
             data = encode_jpeg(image.crop((left, top, right, bottom)))

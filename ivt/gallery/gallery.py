@@ -181,7 +181,7 @@ class Gallery:
         table = self._existing_table().table
         indexer = Indexer(table, work, runner, on_bad_image)
         seen = indexer.index(crops, progress)
-        if sync:
+        if sync and folder is not None:
             indexer.remove_gone(folder, seen)
         _warn_of_bad_images(indexer.report)
         tidy_up(self.store, table)
@@ -205,7 +205,7 @@ class Gallery:
         table, before = self._existing_table().table, len(self)
         if image_ids is not None:
             self.store.delete(table, list(image_ids))
-        else:
+        elif where is not None:
             with explaining(table, where):
                 table.delete(where)
         return before - len(self)

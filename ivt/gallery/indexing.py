@@ -96,7 +96,7 @@ def _distinct(crops: Iterable[Crop]) -> Iterator[Crop]:
     Raises:
         ValueError: if one name stands for different pictures.
     """
-    contents: dict[str, str | None] = {}
+    contents: dict[str | None, str | None] = {}
     for crop in crops:
         key, content = (crop.uri, None) if crop.image is None else (crop.image_id, hash_content(crop.image))
         if key not in contents:

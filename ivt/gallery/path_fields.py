@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import overload
 
 from .columns import Crop
 
@@ -13,6 +14,10 @@ logger = logging.getLogger(__name__)
 TIME_GROUPS = ("year", "month", "day", "hour", "minute", "second")
 
 
+@overload
+def as_utc(time: None) -> None: ...
+@overload
+def as_utc(time: datetime | str | float) -> datetime: ...
 def as_utc(time: datetime | str | float | None) -> datetime | None:
     """Read a time: a datetime or ISO 8601 text, which is UTC unless it names its zone, or UTC seconds since 1970."""
     if time is None:

@@ -2,12 +2,13 @@
 
 import os
 from contextlib import suppress
-from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 from ivt.messages import check_choice
 
 RUNNERS = ("native", "ray")
+ROOT = Path(__file__).parents[2]  # a checkout, or the folder of installed packages
 SHIPPED_PACKAGES = ("ivt", "modeling_ivt", "processing")  # to the machines of a cluster
 
 
@@ -57,7 +58,7 @@ def _start_ray(address: str | None) -> None:
     except ImportError as error:
         raise ImportError("the runner 'ray' needs Ray: pip install 'ivt-person-retrieval[scale]'") from error
     if not ray.is_initialized():
-        packages = [find_spec(name).submodule_search_locations[0] for name in SHIPPED_PACKAGES]
+        packages = [str(ROOT / name) for name in SHIPPED_PACKAGES]
         ray.init(address, runtime_env={"py_modules": packages}, log_to_driver=False)
     with suppress(daft.exceptions.DaftCoreException):  # a process has one runner; the caller checks which
         daft.set_runner_ray(noop_if_initialized=True)

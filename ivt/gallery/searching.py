@@ -63,15 +63,18 @@ def search(
     if statistics is None:  # no rows
         return SearchResults(str(query), [], table.images)
 
-    vector, condition, curve = embedded.vector, where, calibration and calibration.curves.get(query.kind)
+    vector, condition = embedded.vector, where
+    curve = calibration.curves.get(query.kind) if calibration else None
     if right or wrong:
         vector = _refined(table, vector, right, wrong, statistics)
         unmarked = f"NOT {any_of('image_id', [*right, *wrong])}"
         condition = f"({where}) AND {unmarked}" if where else unmarked
         curve = None  # it was not fitted on refined queries
     rows, groups = _ranked_groups(table, vector.numpy(), k, condition, group_by)
-    presence = _presence(curve, query, vector, rows, statistics) if curve else None
-    no_match = presence is not None and presence < curve.no_match_below
+    presence, no_match = None, False
+    if curve:
+        presence = _presence(curve, query, vector, rows, statistics)
+        no_match = presence < curve.no_match_below
     results = _results(embedded, rows, groups[:k], statistics)
     return SearchResults(str(query), results, table.images, presence, no_match)
 
@@ -84,8 +87,8 @@ def _refined(
     statistics: GalleryStatistics,
 ) -> torch.Tensor:
     """The vector (D,) of a query, moved by marked pictures."""
-    marked = (table.vectors(names) if names else vector.new_empty(0, len(vector)) for names in (right, wrong))
-    return refine(vector, *marked, statistics.mean)
+    nearer, farther = (table.vectors(names) if names else vector.new_empty(0, len(vector)) for names in (right, wrong))
+    return refine(vector, nearer, farther, statistics.mean)
 
 
 def _ranked_groups(

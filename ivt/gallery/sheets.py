@@ -76,5 +76,5 @@ def _draw_answer(axes: Axes, answer: Answer, place: int) -> None:
     notes = "\n".join(textwrap.shorten(note, NOTE_WIDTH, placeholder="…") for note in answer.notes)
     axes.text(0, 1.01 * height, notes, fontsize=6, va="top")
     if answer.right is not None:
-        frame = {"edgecolor": RIGHT_COLOUR, "linewidth": 5} if answer.right else {"edgecolor": WRONG_COLOUR}
-        axes.add_patch(Rectangle((0, 0), width - 1, height - 1, fill=False, clip_on=False, **frame))
+        colour, line = (RIGHT_COLOUR, 5) if answer.right else (WRONG_COLOUR, None)
+        axes.add_patch(Rectangle((0, 0), width - 1, height - 1, fill=False, clip_on=False, ec=colour, lw=line))

@@ -163,7 +163,9 @@ class Store:
         dataset = self.dataset()
         changed, removed = [], []
         for fragment_id, image_ids in _ids_by_fragment(dataset, replaced).items():
-            rest = dataset.get_fragment(fragment_id).delete(any_of("image_id", image_ids))
+            fragment = dataset.get_fragment(fragment_id)
+            assert fragment is not None  # the dataset has just named it
+            rest = fragment.delete(any_of("image_id", image_ids))
             if rest is None:
                 removed.append(fragment_id)
             else:

@@ -5,7 +5,7 @@ Dimensions: n rows, D embedding width.
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ def vectors_of(rows: pa.Table) -> torch.Tensor:
 
 
 @contextmanager
-def explaining(table: "Table", where: str | None) -> Iterator[None]:
+def explaining(table: "Table", where: str | None) -> Generator[None]:
     """Turn LanceDB's errors about a condition into what the user can do."""
     try:
         yield
@@ -161,7 +161,8 @@ class GalleryTable:
                 f"the query vector has shape {vector.shape}, expected ({self.width},), finite and not all zero"
             )
         columns = [name for name in self.table.schema.names if name != "image"]
-        search = self.table.search(vector.astype(np.float32)).distance_type("cosine").limit(k)
+        search = self.table.search(vector.astype(np.float32))
+        search = search.distance_type("cosine").limit(k)  # ty: ignore[missing-attribute]  # a search of vectors has it
         search = search.select([*columns, "_distance"]).nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
         with explaining(self.table, where):
             rows = (search.where(where, prefilter=True) if where else search).to_arrow()

@@ -41,7 +41,8 @@ def tidy_up(store: Store, table: "Table") -> None:
     """Optimize a table if that is worth it."""
     rows, index = table.count_rows(), table.index_stats(VECTOR_INDEX)
     wants_index = rows > EXACT_ROWS if index is None else index.num_unindexed_rows > MAX_UNINDEXED * rows
-    if wants_index or table.stats()["fragment_stats"]["num_fragments"] > MAX_FRAGMENTS:
+    fragments = table.stats()["fragment_stats"]  # ty: ignore[not-subscriptable]  # a dict, whatever its annotation
+    if wants_index or fragments["num_fragments"] > MAX_FRAGMENTS:
         optimize_table(store, table)
 
 
@@ -61,7 +62,7 @@ def describe_table(store: Store, table: "Table") -> dict[str, Any]:
         "model_revision": model.revision,
         "index": index and index.index_type,
         "unindexed_pictures": index and index.num_unindexed_rows,
-        "bytes": table.stats()["total_bytes"],
+        "bytes": table.stats()["total_bytes"],  # ty: ignore[not-subscriptable]  # likewise
     }
 
 

@@ -35,7 +35,8 @@ def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
         ValueError: if there is none, or not that of a model with this vocabulary size.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # its return type has a None, for a transformers without the package tokenizers
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)  # ty: ignore[invalid-assignment]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no tokenizer can be loaded from {name}; pass a folder written by a tokenizer's save_pretrained, or a "
@@ -114,7 +115,7 @@ def convert(
     given = {"config": config, "init": init, "tokenizer": tokenizer}
     arguments = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
     _, recipe, model_fields = parse_arguments([*arguments, *fields])
-    if config is not None or init == "random" or init.startswith(("vit=", "bert=")):
+    if init is None or config is not None or init == "random" or init.startswith(("vit=", "bert=")):
         set_seed(recipe.seed)  # of what is drawn
         model, processor, lines = build_model(recipe, model_fields)
         lines = lines or ["all weights are random"]

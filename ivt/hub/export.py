@@ -16,7 +16,7 @@ export costs in accuracy and wins in speed: `docs/export.md`.
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -128,6 +128,7 @@ def write_onnx(graph: Graph, path: Path, calibration: list[dict[str, np.ndarray]
         dynamo=True,
         verbose=False,
     )
+    assert program is not None  # only an export without dynamo gives None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where in whose source files the operation was called
     if calibration is None:
@@ -157,14 +158,17 @@ def write_openvino(graph: Graph, path: Path, calibration: list[dict[str, np.ndar
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def quantise(model: Any, calibration: list[dict[str, np.ndarray]], **attention: list[str]) -> Any:
+def quantise(
+    model: Any, calibration: list[dict[str, np.ndarray]], names: Sequence[str] = (), types: Sequence[str] = ()
+) -> Any:
     """Quantise weights and activations of an ONNX or OpenVINO model with NNCF.
 
     Args:
         model: what the library of the format loads.
         calibration: inputs by name, one sample each.
-        **attention: the products of activations with activations, as `nncf.IgnoredScope` takes them. They stay in
-            floats: they are a small part of the work, and most of what int8 costs in accuracy.
+        names: the products of activations with activations. They stay in floats: they are a small part of the work,
+            and most of what int8 costs in accuracy.
+        types: or the types of these operations.
     """
     import nncf
 
@@ -174,7 +178,7 @@ def quantise(model: Any, calibration: list[dict[str, np.ndarray]], **attention: 
         nncf.Dataset(calibration),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(**attention),
+        ignored_scope=nncf.IgnoredScope(names=list(names), types=list(types)),
     )
 
 
@@ -182,7 +186,7 @@ WRITERS = {"onnx": write_onnx, "openvino": write_openvino}
 
 
 @contextmanager
-def silent_tracing() -> Iterator[None]:
+def silent_tracing() -> Generator[None]:
     """Hold back what PyTorch says about its own code and about a torchvision that nothing here needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -204,10 +208,11 @@ def difference_of(
     if calibration is not None:  # the ranges of an int8 graph are not those of noise
         batches = [{name: torch.from_numpy(array) for name, array in inputs.items()} for inputs in calibration[:8]]
     embed = exported.get_image_features if graph.name == IMAGE_ENCODER else exported.get_text_features
-    differences = [
-        normalize(embed(**batch).pooler_output, dim=-1) - normalize(graph.encoder(**batch), dim=-1)
-        for batch in batches
-    ]
+    differences = []
+    for batch in batches:  # its keys are the tensors that `embed` takes, never cls_only
+        embeds = embed(**batch).pooler_output  # ty: ignore[invalid-argument-type]
+        assert embeds is not None  # no export is without
+        differences.append(normalize(embeds, dim=-1) - normalize(graph.encoder(**batch), dim=-1))
     return torch.cat(differences).abs().max()
 
 

@@ -56,7 +56,7 @@ def find_template(name: str) -> Path:
 def space_requirements() -> list[str]:
     """What a Space with the demo page has to install, as lines of requirements.txt."""
     wanted = []
-    for line in metadata.requires(DISTRIBUTION):
+    for line in metadata.requires(DISTRIBUTION) or ():
         requirement = Requirement(line)
         marker, requirement.marker = requirement.marker, None
         for_space = marker is None or any(marker.evaluate({"extra": extra}) for extra in SPACE_EXTRAS)
@@ -66,11 +66,11 @@ def space_requirements() -> list[str]:
 
 
 def draw_examples(folder: Path, repo_id: str | None) -> list[Example]:
-    """Draw people of the embedded corpus whose descriptions differ, into a new folder of a repository, if of one."""
+    """Draw people of the drawn corpus whose descriptions differ, into a new folder of a repository, if of one."""
     folder.mkdir()
     with tempfile.TemporaryDirectory() as cache:
         rows = load_synthetic("test", cache, num_people=4 * NUM_EXAMPLES, images_per_person=1, num_proc=1)
-        pictures = {}
+        pictures: dict[str, bytes] = {}
         for row in rows.cast_column("image", Image(decode=False)):
             person = json.loads(row["attributes"])["person"]
             upper = f"{person['upper']['colour']} {person['upper']['kind']}"
@@ -139,7 +139,7 @@ def build_copy(folder: Path, source: Path) -> None:
 
 
 def build_space(folder: Path, checkpoint: Path) -> None:
-    """Write the demo page with all that it runs on: the rooms, a checkpoint as the embedded one, what to install."""
+    """Write the demo page with all that it runs on: the rooms, a checkpoint as the bundled one, what to install."""
     build_copy(folder, find_template("space"))
     for package in ("ivt", "modeling_ivt", "processing"):
         build_copy(folder / package, ROOT / package)
@@ -163,16 +163,16 @@ class Published:
 
 
 def publish(
-    build: Callable[[Path], None], repo_id: str | None, repo_type: str, tag: str, private: bool, dry_run: Path | None
+    build: Callable[[Path], None], name: str, repo_type: str, tag: str, private: bool, dry_run: Path | None
 ) -> Published:
-    """Build a repository in a folder and upload it, unless a folder for a dry run is given."""
+    """Build a repository in a folder and upload it by its name, unless a folder for a dry run is given."""
     with new_folder(dry_run) as folder:
         build(folder)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
         if dry_run:
             return Published(str(dry_run), None, files)
-        url = upload_repository(folder, repo_id, repo_type, f"Publish {tag}", private=private, tag=tag)
+        url = upload_repository(folder, name, repo_type, f"Publish {tag}", private=private, tag=tag)
         return Published(url, tag, files)
 
 
@@ -209,18 +209,21 @@ def publish_model(
             the licence is not known, or the tag exists.
         OSError: if the Hub cannot be reached or refuses.
     """
-    if repo_id is None and dry_run is None:
+    if repo_id:
+        name = repo_id
+    elif dry_run is not None:
+        name = dry_run.as_posix()
+    else:
         raise ValueError("pass ORG/NAME, --dry-run FOLDER, or both")
-    for name in ([repo_id] if repo_id else []) + list((hub_datasets or {}).values()):
-        check_name(name)
+    for hub_name in ([repo_id] if repo_id else []) + list((hub_datasets or {}).values()):
+        check_name(hub_name)
     tag = tag or own_tag()
 
     def build(folder: Path) -> None:
-        name = repo_id or dry_run.as_posix()
         about = {"evaluations": evaluations, "hub_datasets": hub_datasets, "licence": licence}
         build_model(folder, checkpoint, name, tag if repo_id else None, **about)
 
-    return publish(build, repo_id, "model", tag, private, dry_run)
+    return publish(build, name, "model", tag, private, dry_run)
 
 
 def publish_space(

@@ -4,7 +4,7 @@
     ivt corpus push synthetic ORG/NAME --dry-run FOLDER
     ivt corpus push rstpreid ORG/NAME --corpus-root data/RSTPReid --private --i-have-the-right
 
-The embedded corpus is everybody's. The pictures of the others belong to those who took them, and the corpora are given
+The drawn corpus is everybody's. The pictures of the others belong to those who took them, and the corpora are given
 out for research on conditions, so they are refused unless you state that you have the right to pass them on.
 `load_dataset("ORG/NAME")`, or `load_dataset(FOLDER)`, then gives the rows of `load_corpus`.
 """

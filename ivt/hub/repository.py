@@ -1,6 +1,5 @@
 """Folders -> repositories of the Hub; what pushing a corpus and publishing a model have in common."""
 
-import os
 from pathlib import Path
 
 from huggingface_hub import HfApi, metadata_load
@@ -14,7 +13,7 @@ def check_name(repo_id: str) -> None:
 
 
 def upload_repository(
-    folder: str | os.PathLike[str],
+    folder: Path,
     repo_id: str,
     repo_type: str,
     message: str,
@@ -40,17 +39,19 @@ def upload_repository(
             `private` is asked for.
         OSError: if the Hub cannot be reached or refuses.
     """
-    api, repository = HfApi(), {"repo_id": repo_id, "repo_type": repo_type}
-    sdk = metadata_load(Path(folder) / "README.md")["sdk"] if repo_type == "space" else None
+    api = HfApi()
+    sdk = (metadata_load(folder / "README.md") or {}).get("sdk") if repo_type == "space" else None
     try:
-        url = api.create_repo(**repository, private=private or None, space_sdk=sdk, exist_ok=True)
-        if private and not api.repo_info(**repository).private:
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private or None, space_sdk=sdk, exist_ok=True)
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
             raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or drop --private")
-        if tag in {reference.name for reference in api.list_repo_refs(**repository).tags}:
+        if tag in {reference.name for reference in api.list_repo_refs(repo_id, repo_type=repo_type).tags}:
             raise ValueError(f"{repo_id} has a version {tag} already; give this one another name with --tag")
-        commit = api.upload_folder(**repository, folder_path=folder, commit_message=message, delete_patterns="*")
+        commit = api.upload_folder(
+            repo_id=repo_id, repo_type=repo_type, folder_path=folder, commit_message=message, delete_patterns="*"
+        )
         if tag:
-            api.create_tag(**repository, tag=tag, revision=commit.oid)
+            api.create_tag(repo_id, repo_type=repo_type, tag=tag, revision=commit.oid)
     except (HTTPError, RuntimeError) as error:  # no connection at all, which is no OSError; an upload that broke off
         raise OSError(f"the Hub, {api.endpoint}, cannot be reached or refuses: {error}") from error
     return str(url)

@@ -75,7 +75,7 @@ def _check_field(name: str, names: Collection[str]) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line of a training: `--config` and every field."""
     parser = OptionParser(
-        [RunPaths, Recipe],
+        [RunPaths, Recipe],  # ty: ignore[invalid-argument-type]  # transformers asks for a type nobody can make
         allow_abbrev=False,
         exit_on_error=False,
         usage="%(prog)s [--config RECIPE.yaml] [--FIELD VALUE ...]",

@@ -1,12 +1,15 @@
 """A moving average of the weights, which validation, `best` and `final` use where the recipe has `ema_decay`."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def averaged_copy(model: nn.Module) -> nn.Module:
+
+def averaged_copy(model: Model) -> Model:
     """A copy that begins the average; no gradient flows into it."""
     return copy.deepcopy(model).requires_grad_(False)
 

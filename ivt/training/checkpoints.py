@@ -6,7 +6,7 @@ whole, and the manifest shows whether it still is.
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
 
 
 @contextmanager
-def saving(path: Path, output_dir: Path, unfinished: Path | None = None) -> Iterator[None]:
+def saving(path: Path, output_dir: Path, unfinished: Path | None = None) -> Generator[None]:
     """Run a block that writes something; if it fails, say what is still good and what to do.
 
     Args:
@@ -106,6 +106,7 @@ def save_model(
         with saving(folder, folder.parent, new):
             unwrapped.evaluated_model.save_pretrained(new, state_dict=weights)
             processor.save_pretrained(new)
+            assert record is not None  # the first process has one
             write_record(record, new)
             replace_folder(new, folder)
     accelerator.wait_for_everyone()

@@ -1,7 +1,5 @@
 """From a recipe to its rows and training batches."""
 
-from typing import Any
-
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -33,16 +31,17 @@ def check_corpus(recipe: Recipe, corpus_root: str | None) -> None:
             raise ValueError(f"{error}, or pass --test_at_end no") from error
 
 
-def load_rows(recipe: Recipe, corpus_root: str | None, split: str) -> Dataset | ShardedRows:
-    """The rows of a split; those of the training split with their text levels, or streamed."""
-    options: dict[str, Any] = {"on_bad_image": recipe.on_bad_image}
-    if split != "train":
-        return load_corpus(recipe.corpus, corpus_root, split, **options)
+def load_training_rows(recipe: Recipe, corpus_root: str | None) -> Dataset | ShardedRows:
+    """The rows of the training split with their text levels, or streamed."""
     if recipe.streaming:  # the rows stay on the disk, the text levels are in the shards or worked out on the way
         return ShardedRows(corpus_root, "train")
-    if recipe.corpus == "synthetic":
-        options["num_people"] = recipe.num_people
-    return add_levels(load_corpus(recipe.corpus, corpus_root, "train", **options))
+    options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
+    return add_levels(load_corpus(recipe.corpus, corpus_root, "train", on_bad_image=recipe.on_bad_image, **options))
+
+
+def load_evaluation_rows(recipe: Recipe, corpus_root: str | None, split: str) -> Dataset:
+    """The rows of the validation or test split."""
+    return load_corpus(recipe.corpus, corpus_root, split, on_bad_image=recipe.on_bad_image)
 
 
 def build_loader(
@@ -56,7 +55,7 @@ def build_loader(
         "flip_words": recipe.flip_words,
         "caption_augmentation": CaptionAugmentation(recipe.drop_attributes, recipe.drop_phrases),
     }
-    if recipe.streaming:
+    if isinstance(rows, ShardedRows):
         pairs = StreamedPairs(rows, processor, **augmentation)
         lengths = rows.caption_lengths if recipe.group_by_length else None
         sampler = ShardSampler(

@@ -30,7 +30,7 @@ def build_accelerator(paths: RunPaths, recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_plugin=accumulation,
-        log_with=paths.trackers or None,
+        log_with=[*paths.trackers] or None,
         project_config=ProjectConfiguration(logging_dir=str(Path(paths.output_dir) / "tensorboard")),
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:

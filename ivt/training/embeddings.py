@@ -3,7 +3,7 @@
 Letters: B pairs, V views and T texts of a batch, D width, P patches of an image, L tokens of a text.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,6 +37,54 @@ class GatherWithGradient(torch.autograd.Function):
 
 
 @dataclass
+class TokenStates:
+    """What the token-wise loss compares.
+
+    Attributes:
+        patch_states: (V, P, D) last hidden states of the patches that were not hidden.
+        token_states: (T, L, D) last hidden states of the texts.
+        token_mask: (T, L), True for the words among them.
+    """
+
+    patch_states: torch.Tensor
+    token_states: torch.Tensor
+    token_mask: torch.Tensor
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """P and L."""
+        return self.patch_states.shape[1], self.token_states.shape[1]
+
+    def lengthened(self, num_patches: int, num_tokens: int) -> "TokenStates":
+        """With padding that changes no score: the last patch once more, and tokens that are no words."""
+        more_patches, more_tokens = num_patches - self.lengths[0], num_tokens - self.lengths[1]
+        last_patch = self.patch_states[:, -1:].expand(-1, more_patches, -1)
+        return TokenStates(
+            patch_states=torch.cat([self.patch_states, last_patch], dim=1),
+            token_states=nn.functional.pad(self.token_states, (0, 0, 0, more_tokens)),
+            token_mask=nn.functional.pad(self.token_mask, (0, more_tokens)),
+        )
+
+    def gather(self) -> "TokenStates":
+        """Those of all processes; how many tokens are hidden differs from process to process."""
+        sizes = self.patch_states.new_tensor(self.lengths)
+        torch.distributed.all_reduce(sizes, torch.distributed.ReduceOp.MAX)
+        num_patches, num_tokens = map(int, sizes)
+        return TokenStates(*map(GatherWithGradient.apply, self.lengthened(num_patches, num_tokens).tensors()))
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All fields, in order."""
+        return [self.patch_states, self.token_states, self.token_mask]
+
+    @staticmethod
+    def concatenate(parts: list["TokenStates"]) -> "TokenStates":
+        """Put those of all parts one after the other."""
+        patches, tokens = (max(lengths) for lengths in zip(*(part.lengths for part in parts), strict=True))
+        rows = (part.lengthened(patches, tokens).tensors() for part in parts)
+        return TokenStates(*map(torch.cat, zip(*rows, strict=True)))
+
+
+@dataclass
 class Embeddings:
     """What the losses compare.
 
@@ -45,56 +93,36 @@ class Embeddings:
         text_embeds: (T, D).
         person_ids: (V,).
         text_person_ids: (T,).
-        patch_states: (V, P, D) last hidden states of the patches that were not hidden, only for the token-wise loss.
-        token_states: (T, L, D) last hidden states of the texts, likewise.
-        token_mask: (T, L), True for the words among them.
+        tokens: only for the token-wise loss.
     """
 
     image_embeds: torch.Tensor
     text_embeds: torch.Tensor
     person_ids: torch.Tensor
     text_person_ids: torch.Tensor
-    patch_states: torch.Tensor | None = None
-    token_states: torch.Tensor | None = None
-    token_mask: torch.Tensor | None = None
+    tokens: TokenStates | None = None
 
     def differentiable(self) -> list[torch.Tensor]:
         """The tensors that a gradient flows through."""
-        tensors = (self.image_embeds, self.text_embeds, self.patch_states, self.token_states)
-        return [tensor for tensor in tensors if tensor is not None]
+        states = self.tokens.tensors()[:2] if self.tokens else []
+        return [self.image_embeds, self.text_embeds, *states]
+
+    def whole(self) -> list[torch.Tensor]:
+        """The fields but `tokens`, in order."""
+        return [self.image_embeds, self.text_embeds, self.person_ids, self.text_person_ids]
 
     @staticmethod
     def concatenate(parts: list["Embeddings"]) -> "Embeddings":
         """Put the images of all parts one after the other, and their texts."""
-        if parts[0].patch_states is not None:
-            sizes = [(part.patch_states.shape[1], part.token_states.shape[1]) for part in parts]
-            parts = [part.lengthened(*map(max, zip(*sizes, strict=True))) for part in parts]
-        columns = zip(*(part.tensors() for part in parts), strict=True)
-        return Embeddings(*(None if column[0] is None else torch.cat(column) for column in columns))
+        tokens = [part.tokens for part in parts if part.tokens]
+        columns = zip(*(part.whole() for part in parts), strict=True)
+        return Embeddings(*map(torch.cat, columns), tokens=TokenStates.concatenate(tokens) if tokens else None)
 
     def gather(self) -> "Embeddings":
         """The embeddings of all processes, with exact gradients."""
-        embeddings = self
-        if self.patch_states is not None:  # how many tokens are hidden differs from process to process
-            sizes = self.patch_states.new_tensor([self.patch_states.shape[1], self.token_states.shape[1]])
-            torch.distributed.all_reduce(sizes, torch.distributed.ReduceOp.MAX)
-            embeddings = self.lengthened(*map(int, sizes))
-        return Embeddings(*(None if rows is None else GatherWithGradient.apply(rows) for rows in embeddings.tensors()))
-
-    def lengthened(self, num_patches: int, num_tokens: int) -> "Embeddings":
-        """With padding that changes no score: the last patch once more, and tokens that are no words."""
-        more_patches = num_patches - self.patch_states.shape[1]
-        more_tokens = num_tokens - self.token_states.shape[1]
-        return replace(
-            self,
-            patch_states=torch.cat([self.patch_states, self.patch_states[:, -1:].expand(-1, more_patches, -1)], dim=1),
-            token_states=nn.functional.pad(self.token_states, (0, 0, 0, more_tokens)),
-            token_mask=nn.functional.pad(self.token_mask, (0, more_tokens)),
+        return Embeddings(
+            *map(GatherWithGradient.apply, self.whole()), tokens=self.tokens.gather() if self.tokens else None
         )
-
-    def tensors(self) -> list[torch.Tensor | None]:
-        """All fields, in order."""
-        return [getattr(self, field.name) for field in fields(self)]
 
 
 def embed_batch(model: IVTModel, batch: dict[str, Any], num_groups: int, with_tokens: bool) -> Embeddings:
@@ -122,13 +150,17 @@ def embed_batch(model: IVTModel, batch: dict[str, Any], num_groups: int, with_to
             words, keep = _word_mask(mask), texts.keep_positions
             token_states.append(texts.last_hidden_state.float())
             token_masks.append(words if keep is None else gather_tokens(words, keep))
-    embeddings = Embeddings(
-        images.pooler_output.float(), torch.cat(text_embeds), batch["person_ids"], batch["text_person_ids"][order]
-    )
+    tokens = None
     if with_tokens:
-        embeddings.patch_states = images.last_hidden_state[:, 1:].float()
-        embeddings.token_states, embeddings.token_mask = _pad_tokens(token_states), _pad_tokens(token_masks)
-    return embeddings
+        patch_states = images.last_hidden_state[:, 1:].float()
+        tokens = TokenStates(patch_states, _pad_tokens(token_states), _pad_tokens(token_masks))
+    return Embeddings(
+        images.pooler_output.float(),
+        torch.cat(text_embeds),
+        batch["person_ids"],
+        batch["text_person_ids"][order],
+        tokens,
+    )
 
 
 def _word_mask(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ it is an error.
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -196,7 +196,7 @@ def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
         if value != getattr(config, name)
     ]
     try:
-        return load_checkpoint(checkpoint, dtype=torch.float32, **model_fields)
+        return cast(IVTModel, load_checkpoint(checkpoint, dtype=torch.float32, **model_fields))  # by its model_type
     except ValueError as error:
         if not changed:
             raise
@@ -280,6 +280,7 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
             f"tokenizer {recipe.tokenizer!r} is no folder below {Path.cwd()} or beside the recipe, and cannot be "
             f"had from the Hub; pass --tokenizer. The Hub said: {error}"
         ) from error
+    assert tokenizer is not None  # None only if it is asked for by type
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     model, normalisation, lines = initial_model(recipe, model_fields, vocabulary)
     if len(tokenizer) != model.config.vocab_size:

@@ -38,12 +38,15 @@ def weighted_losses(
     if recipe.itc_weight:
         losses["itc"] = recipe.itc_weight * itc_loss(*embeds, *ids)
     if recipe.sdm_weight:
+        assert log_temperature is not None
         temperature = log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
         losses["sdm"] = recipe.sdm_weight * sdm_loss(*embeds, *ids, temperature)
     if recipe.token_weight:
-        states = (embeddings.patch_states, embeddings.token_states, embeddings.token_mask)
-        losses["token"] = recipe.token_weight * tokenwise_loss(*states, *ids)
+        assert embeddings.tokens is not None
+        patch_states, token_states, token_mask = embeddings.tokens.tensors()
+        losses["token"] = recipe.token_weight * tokenwise_loss(patch_states, token_states, token_mask, *ids)
     if recipe.identity_weight:
+        assert classifier is not None and persons is not None
         for modality, side, person_ids in zip(("image", "text"), embeds, ids, strict=True):
             classes = torch.searchsorted(persons, person_ids)
             loss = nn.functional.cross_entropy(classifier(side), classes)

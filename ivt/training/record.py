@@ -183,7 +183,7 @@ def summarise_seeds(output_dir: Path, folders: dict[int, Path]) -> str:
     Returns:
         A table of the text-to-image figures in percent: mean ± standard deviation, that of a sample (n - 1).
     """
-    results = [read_record(folder)["results"] for folder in folders.values()]
+    results = [record["results"] for folder in folders.values() if (record := read_record(folder))]
     mean, std = over_runs(statistics.fmean, results), over_runs(statistics.stdev, results)
     summary = {"seeds": list(folders), "mean": mean, "std": std, "results": results}
     write_text(output_dir / "seeds.json", json.dumps(summary, indent=2) + "\n")

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ivt.corpora.sharded import ShardedRows
 from processing import IVTProcessor
@@ -48,7 +48,7 @@ class Run:
         recipe: Recipe,
         objective: nn.Module,
         processor: IVTProcessor,
-        loader: DataLoader,
+        loader: DataLoaderShard,
     ):
         self.accelerator, self.output_dir, self.recipe = accelerator, output_dir, recipe
         self.objective, self.processor, self.loader = objective, processor, loader
@@ -179,14 +179,15 @@ class Run:
 
     def save_model(self, name: str) -> None:
         """Save the evaluated model in Hub format, as `best` or `final`."""
-        record = self.log and self.log.record
+        record = self.log.record if self.log else None
         save_model(self.accelerator, self.objective, self.processor, self.output_dir / name, record)
 
-    def finish(self, test: Callable[[], None]) -> None:
+    def finish(self, load_test_rows: Callable[[], Dataset], evaluate: Callable[[Dataset], dict[str, Any]]) -> None:
         """Save `final`, evaluate on the test split if that is wanted, and complete the record.
 
         Args:
-            test: adds the results of the saved models to the log; only the first process calls it.
+            load_test_rows: loads the test split; only the first process calls it, when all training is over.
+            evaluate: evaluates the saved models, and returns the metrics of each by its name.
         """
         self.save_model("final")
         if self.log:
@@ -197,7 +198,8 @@ class Run:
                 f"models in {best} and {final}"
             )
             if self.recipe.test_at_end:
-                test()
+                rows = load_test_rows()
+                self.log.add_test(rows, evaluate(rows))
             self.log.update_record(self.progress, finished=True)
         for tracker in self.accelerator.trackers:
             tracker.finish()

@@ -1,4 +1,4 @@
-"""The demo's last step: free-text queries over the embedded corpus."""
+"""The demo's last step: free-text queries over the drawn corpus."""
 
 import json
 

@@ -132,7 +132,8 @@ def test_command_counts_and_draws_any_corpus(ivt: Command, monkeypatch: pytest.M
 
 
 def test_contact_sheet_has_a_column_per_person(tmp_path) -> None:
-    images = [Image.new("RGB", (20, 60), colour) for colour in ("red", "red", "blue")]
+    sizes = ((90, 60), (20, 60), (20, 60))  # the first is cut at its column's width
+    images = [Image.new("RGB", size, colour) for size, colour in zip(sizes, ("red", "red", "blue"), strict=True)]
     corpus = Dataset.from_dict(
         {"image": images, "person_id": [5, 5, 2]},
         features=Features({"image": ImageFeature(), "person_id": Value("int64")}),
@@ -142,3 +143,4 @@ def test_contact_sheet_has_a_column_per_person(tmp_path) -> None:
     assert sheet.size == (2 * 60, 2 * 120)
     places = [sheet.getpixel((x + 10, y + 10)) for x in (0, 60) for y in (0, 120)]
     assert places == [(255, 0, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255)]
+    assert sheet.getpixel((115, 10)) == (255, 255, 255)  # right of the blue one

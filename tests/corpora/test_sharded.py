@@ -120,6 +120,7 @@ def test_command_writes_what_it_counts(tmp_path, ivt):
     for arguments, message in (
         (["cuhk"], "did you mean 'cuhk-pedes'"),
         (["shards", "--split", "dev"], "split is 'dev'"),
+        (["rstpreid", "--split", "train+val"], r"split is 'train\+val'"),
         (["shards", "--format", "tar"], "format is 'tar', expected one of 'parquet', 'webdataset'"),
     ):
         with pytest.raises(ValueError, match=message):

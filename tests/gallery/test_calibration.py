@@ -273,6 +273,6 @@ def test_file_that_is_no_calibration_is_named(checkpoint: Path, change: dict | N
         load_calibration(version)
 
 
-def test_calibration_of_the_embedded_checkpoint_is_its_own() -> None:
+def test_calibration_of_the_bundled_checkpoint_is_its_own() -> None:
     calibration = load_calibration(find_version(DEFAULT_MODEL))
     assert calibration is not None and {"text", "image", "mixed"} <= set(calibration.curves)

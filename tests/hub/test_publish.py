@@ -108,7 +108,7 @@ def test_the_bundled_checkpoint_is_what_publishing_it_makes_but_for_the_code(
 ):
     embedded = Path(DEFAULT_MODEL)
     again = tmp_path / embedded.name
-    evaluation = str(ROOT / "benchmarks" / "embedded_test.json")
+    evaluation = str(ROOT / "benchmarks" / "bundled_test.json")
     with reached(hub):  # a tokenizer that is saved offline notes it
         ivt("publish", embedded, "--dry-run", again, "--evaluation", evaluation)
     assert files_of(again) == files_of(embedded) | CODE | {"handler.py", "requirements.txt"}
@@ -126,7 +126,7 @@ def test_the_bundled_checkpoint_is_what_publishing_it_makes_but_for_the_code(
     assert alone.stdout == "transformers_modules\n", alone.stderr
 
 
-def test_the_code_of_the_embedded_checkpoints_page_runs_as_printed(run_python: Run, tmp_path: Path):
+def test_the_code_of_the_bundled_checkpoints_page_runs_as_printed(run_python: Run, tmp_path: Path):
     page = (Path(DEFAULT_MODEL) / "README.md").read_text()
     (tmp_path / "lines.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
     done = run_python(tmp_path / "lines.py", cwd=ROOT)
@@ -208,13 +208,13 @@ def test_the_published_space_holds_all_that_it_runs_on(hub: HubStandIn, run_pyth
 
 
 def test_an_installed_package_publishes_what_the_checkout_does(
-    ivt: Command, installed: Path, run_python: Run, checkpoint: Path, tmp_path: Path
+    ivt: Command, installed_packages: Path, run_python: Run, checkpoint: Path, tmp_path: Path
 ):
     for form in (["--space", "org/demo"], [checkpoint, "org/ivt", "--tag", "v1"]):
         folders = [tmp_path / f"{name}-{len(form)}" for name in ("checkout", "installed")]
         ivt("publish", *form, "--dry-run", folders[0])
         command = ["-m", "ivt", "publish", *form, "--dry-run", folders[1]]
-        done = run_python(*command, cwd=tmp_path, python_path=installed)
+        done = run_python(*command, cwd=tmp_path, python_path=installed_packages)
         assert done.returncode == 0, done.stderr
         expected = {name for name in files_of(folders[0]) if "__pycache__" not in name}
         found = {name for name in files_of(folders[1]) if not name.startswith(("ivt/hub/model_card", "ivt/hub/space"))}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ivt.training.embeddings import Embeddings
+from ivt.training.embeddings import Embeddings, TokenStates
 from ivt.training.losses import LEAST_TEMPERATURE
 from ivt.training.objective import Objective
 from ivt.training.recipe import Recipe
@@ -39,14 +39,14 @@ def test_words_are_tokens_that_are_neither_hidden_nor_cls_sep_or_padding(tiny_co
     num_words, longest = [3 - 2, 9 - 2, 5 - 2, 12 - 2, 4 - 2, 7 - 2], set()
     for _ in range(30):
         embeddings = objective.embed(batch)
-        counts = embeddings.token_mask.sum(dim=1)
-        assert not embeddings.token_mask[:, 0].any()
+        counts = embeddings.tokens.token_mask.sum(dim=1)
+        assert not embeddings.tokens.token_mask[:, 0].any()
         assert all(
             count <= words for count, words in zip(counts.tolist(), sorted(num_words, reverse=True), strict=True)
         )
-        longest.add(embeddings.token_states.shape[1])
+        longest.add(embeddings.tokens.token_states.shape[1])
     assert min(longest) == 6 and max(longest) == 12  # up to half of the twelve tokens are hidden
-    counts = objective.eval().embed(batch).token_mask.sum(dim=1)
+    counts = objective.eval().embed(batch).tokens.token_mask.sum(dim=1)
     assert counts.tolist() == sorted(num_words, reverse=True)
 
 
@@ -54,10 +54,10 @@ def test_lengthened_states_have_the_loss_of_the_short_ones():
     # all cosines are negative: padding with zeros would be the best patch of every word
     states = [torch.rand(2, 5, 8, dtype=torch.float64), -torch.rand(2, 4, 8, dtype=torch.float64)]
     mask, ids = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]], dtype=torch.bool), torch.tensor([1, 2])
-    short = Embeddings(states[0][:, 0], states[1][:, 0], ids, ids, *states, mask)
+    short = TokenStates(*states, mask)
     long = short.lengthened(9, 6)
     assert long.patch_states.shape == (2, 9, 8) and long.token_states.shape == (2, 6, 8)
-    losses = [tokenwise_loss(e.patch_states, e.token_states, e.token_mask, ids) for e in (short, long)]
+    losses = [tokenwise_loss(*tokens.tensors(), ids) for tokens in (short, long)]
     torch.testing.assert_close(*losses)
 
 

@@ -1,4 +1,4 @@
-"""What is true of the people of the embedded corpus, as short phrases: "red coat", "boots", "short hair".
+"""What is true of the people of the drawn corpus, as short phrases: "red coat", "boots", "short hair".
 
 The attribute queries of the benchmarks are made of these phrases, and because the phrases of a person follow from the
 person's record, everybody is known to match a query or not. A phrase holds for all the kinds that an annotator may

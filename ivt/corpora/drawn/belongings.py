@@ -1,4 +1,4 @@
-"""Bags and things carried of the embedded corpus, drawn on a `Figure`. Lengths are in body heights."""
+"""Bags and things carried of the drawn corpus, drawn on a `Figure`. Lengths are in body heights."""
 
 import numpy as np
 

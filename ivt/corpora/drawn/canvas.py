@@ -1,4 +1,4 @@
-"""The canvas of the embedded corpus and what people are drawn with: tubes of cloth or skin, colours and their shades.
+"""The canvas of the drawn corpus and what people are drawn with: tubes of cloth or skin, colours and their shades.
 
 Body coordinates are (x, y) in body heights: y is 0 at the crown and 1 at the soles, x is 0 on the body's axis and
 grows to the right of the picture. People are drawn at `SUPERSAMPLING` times the final size and then reduced.

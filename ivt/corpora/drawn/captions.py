@@ -1,4 +1,4 @@
-"""Captions of the embedded corpus: what two annotators would write under a picture, in the manner of CUHK-PEDES.
+"""Captions of the drawn corpus: what two annotators would write under a picture, in the manner of CUHK-PEDES.
 
 A caption names some of what the picture can show, in its own order, words and sentence shapes. Every detail is left
 out with a probability of its own, from behind nobody sees glasses, left and right are the person's own, and one

@@ -1,4 +1,4 @@
-"""Draws the pictures of the embedded synthetic corpus: `draw_sighting` turns a person and a sighting into a picture.
+"""Draws the pictures of the drawn corpus: `draw_sighting` turns a person and a sighting into a picture.
 
 Bodies are in `figures.py`, what they wear and hold in `garments.py`, `heads.py` and `belongings.py`, backgrounds and
 cameras in `scenes.py`. Everything is a function of the person and of `Sighting`, whatever was drawn before. Sizes of

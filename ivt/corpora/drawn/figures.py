@@ -1,4 +1,4 @@
-"""Bodies of the embedded corpus: tables of anatomy and `Figure`, a person in the pose of one picture.
+"""Bodies of the drawn corpus: tables of anatomy and `Figure`, a person in the pose of one picture.
 
 Body coordinates are those of `canvas.py`. "side" is always the person's own side; a side view is drawn looking to
 the right of the picture and mirrored by the frame for the left.

@@ -1,4 +1,4 @@
-"""Garments, shoes and scarf of the embedded corpus, drawn on a `Figure` from the inside out.
+"""Garments, shoes and scarf of the drawn corpus, drawn on a `Figure` from the inside out.
 
 Lengths are in body heights; u and v are the places on a tube of cloth, see `canvas.Tube`.
 """

@@ -1,4 +1,4 @@
-"""Neck, head, face, hair and hats of the embedded corpus, drawn on a `Figure`. Lengths are in body heights."""
+"""Neck, head, face, hair and hats of the drawn corpus, drawn on a `Figure`. Lengths are in body heights."""
 
 import math
 

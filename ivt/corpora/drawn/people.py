@@ -1,4 +1,4 @@
-"""People of the embedded corpus: what a person looks like (`Person`) and how one picture sees them (`Sighting`).
+"""People of the drawn corpus: what a person looks like (`Person`) and how one picture sees them (`Sighting`).
 
 Drawing (`drawing.py`) and captions (`captions.py`) both read these two records and nothing else, so a caption can
 only speak of what is drawn. Everything is sampled from `random.Random` seeded with a string, which gives the same

@@ -1,4 +1,4 @@
-"""Backgrounds and cameras of the embedded synthetic corpus.
+"""Backgrounds and cameras of the drawn corpus.
 
 Six cameras, each with its own scene, light, colour cast, contrast, blur, noise and viewing angle. `draw_scene` gives
 what stands behind a person, `develop` turns a clean drawing into what the camera records. All images are RGB, arrays

@@ -1,4 +1,4 @@
-"""The embedded corpus: drawn people and generated captions, made on this machine from a seed, without any download.
+"""The drawn corpus: drawn people and generated captions, made on this machine from a seed, without any download.
 
 A corpus of the same kind as CUHK-PEDES and small enough for a demo: several pictures per person from different
 cameras, two captions per picture. The identities of the splits are disjoint, and each split is drawn from its own
@@ -110,7 +110,7 @@ def load_synthetic(
     images_per_person: int = 4,
     num_proc: int | None = None,
 ) -> Dataset:
-    """Draw a split of the embedded corpus, or take it from the cache if it was drawn before.
+    """Draw a split of the drawn corpus, or take it from the cache if it was drawn before.
 
     Args:
         split: "train" (1000 people by default), "val" (100) or "test" (200).

@@ -1,4 +1,4 @@
-"""Train the WordPiece vocabulary of the demo from the embedded corpus's train captions.
+"""Train the WordPiece vocabulary of the demo from the drawn corpus's train captions.
 
     python -m ivt.corpora.drawn.train_tokenizer OUTPUT_DIR
 
