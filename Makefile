@@ -30,14 +30,12 @@ test: $(INSTALLED)
 	$(BIN)/ty check
 	$(BIN)/python -m pytest
 
-# The oldest torch is a CUDA build of 3 GB on x86-64. `make test-lowest TORCH=2.13.0` takes another one, and all else as
-# old as with it.
-.venv-lowest/.installed: pyproject.toml constraints.txt
+# uv resolves downwards, which pip cannot. On x86-64 it downloads 3 GB: the oldest torch is a CUDA build there.
+.venv-lowest/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints.txt uv
-	echo 'torch$(if $(TORCH),==$(TORCH))' | .venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct \
-		--all-extras --output-file .venv-lowest/lowest.txt pyproject.toml -
-	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev,tracking]'
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
+		--editable '.[dev,tracking]'
 	touch $@
 
 test-lowest: .venv-lowest/.installed
