@@ -12,7 +12,9 @@ from gallery_parts import draw
 from PIL import Image
 from typer.testing import Result
 
+from ivt import Clause, Query, SearchResults
 from ivt.gallery.calibration import FEATURES, Calibration, PresenceCurve
+from ivt.gallery.indexing import IndexReport
 from ivt.retrieval.models import find_version
 
 
@@ -140,6 +142,67 @@ def test_search_that_finds_nothing_exits_with_1(indexed: Any) -> None:
     assert json.loads(result.stdout)["results"] == [] and not Path("s.png").exists()
 
 
+def test_camera_and_time_of_the_options_are_those_of_the_pictures(ivt: Any, make_crops: Any, checkpoint: str) -> None:
+    make_crops("a.png")
+    taken = ["--camera", "north", "--time", "2024-05-01T14:00+02:00"]
+    assert ivt("index", "crops", "--gallery", "people.lance", "--model", checkpoint, *taken).exit_code == 0
+    found = json.loads(ivt("gallery", "info", "--gallery", "people.lance", "--json").stdout)
+    assert (found["cameras"], found["first_time"]) == ({"north": 1}, "2024-05-01 12:00:00+00:00")
+
+
+def test_results_are_grouped_if_asked(ivt: Any, make_crops: Any, checkpoint: str) -> None:
+    folder = make_crops("a.png")
+    for name in ("b.png", "c.png"):
+        shutil.copy(folder / "a.png", folder / name)
+    ivt("index", "crops", "--gallery", "people.lance", "--model", checkpoint)
+    found = json.loads(ivt("search", "coat", "--gallery", "people.lance", "--group-by", "duplicate", "--json").stdout)
+    assert [[result["image_id"], *result["others"]] for result in found["results"]] == [["a.png", "b.png", "c.png"]]
+
+
+@pytest.mark.parametrize("reembed", [False, True])
+def test_what_the_options_say_about_model_and_engine_reaches_the_gallery(
+    ivt: Any, reembed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, tuple[tuple, dict]] = {}
+
+    class WatchedGallery:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            calls["open"] = arguments, options
+
+        def __len__(self) -> int:
+            return 0
+
+        def add(self, *arguments: Any, **options: Any) -> IndexReport:
+            calls["add"] = arguments, options
+            return IndexReport()
+
+        @classmethod
+        def reembed(cls, *arguments: Any, **options: Any) -> "WatchedGallery":
+            calls["reembed"] = arguments, options
+            return cls()
+
+        def search(self, *arguments: Any, **options: Any) -> SearchResults:
+            calls["search"] = arguments, options
+            return SearchResults("", [], lambda names: [])
+
+    monkeypatch.setattr("ivt.gallery.gallery.Gallery", WatchedGallery)
+    model, where = ["--model", "some/model", "--device", "cuda:3"], ["--gallery", "people.lance"]
+    engine = ["--batch-size", "5", "--runner", "ray", "--address", "10.0.0.1:6379", "--on-bad-image", "error"]
+    again = ["--reembed"] if reembed else []
+    assert ivt("index", "crops", *where, *model, "--revision", "v7", *engine, "--sync", *again).exit_code == 0
+    of_model = (("people.lance", "some/model"), {"revision": "v7", "device": "cuda:3"})
+    of_engine = {"batch_size": 5, "runner": "ray", "address": "10.0.0.1:6379", "on_bad_image": "error"}
+    assert calls["add"][1].items() >= {"sync": True, **of_engine}.items()
+    if reembed:
+        assert calls["reembed"] == (of_model[0], of_model[1] | of_engine)
+    else:
+        assert calls["open"] == of_model
+    ivt("search", "coat", *where, *model, "-k", "3", "--where", "true", "--right", "a", "--wrong", "b", "--wrong", "c")
+    assert calls["open"] == (("people.lance", "some/model"), {"device": "cuda:3"})
+    marks = {"right": ["a"], "wrong": ["b", "c"], "group_by": None}
+    assert calls["search"] == ((Query((Clause("coat"),)), 3, "true"), marks)
+
+
 def test_unreadable_pictures_exit_with_1_and_are_named(indexed: Any) -> None:
     Path("crops/north/broken.jpg").write_bytes(b"")
     result = indexed("index", "crops", "--gallery", "people.lance")
@@ -187,6 +250,7 @@ def test_info_verify_remove_and_optimize(indexed: Any) -> None:
     assert indexed("gallery", "verify", "--gallery", "people.lance", "--quick").exit_code == 0
     problems = json.loads(indexed("gallery", "verify", "--gallery", "people.lance", "--json").stdout)["problems"]
     assert problems == {"picture is missing": ["south/3_20240501-140000.png"]}
+    draw(99).save("crops/north/2_20240501-130000.png")  # changed, which is no reason to remove it
 
     assert (
         "removed 1 pictures, 2 are left"

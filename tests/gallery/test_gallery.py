@@ -85,6 +85,9 @@ def test_search_agrees_with_embedding_and_ranking_by_hand(people: Gallery, make_
     np.testing.assert_allclose([result.score for result in results], scores[0], atol=2e-6)
     assert [result.uri for result in results] == [str(files[index]) for index in order[0]]
     np.testing.assert_allclose(vectors(people), images, atol=1e-6)
+    rows = people.store.dataset().to_table(columns=["model_name", "model_revision"]).to_pylist()
+    version = people.model_version
+    assert rows == [{"model_name": version.name, "model_revision": version.revision}] * 12
 
 
 def test_only_what_is_new_or_changed_is_embedded(people: Gallery, make_crops, embedded: list[int]) -> None:
@@ -108,7 +111,7 @@ def test_renamed_and_copied_files_are_not_embedded_again(people: Gallery, make_c
 
 
 def test_files_that_take_turns_keep_their_own_vectors(
-    people: Gallery, make_crops, embedded: list[int], monkeypatch: pytest.MonkeyPatch
+    people: Gallery, make_crops, embedded: list[int], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """The vector of the second file is gone by the time it is looked up, and is made again."""
     monkeypatch.setattr(indexing, "COMMIT_ROWS", 1)
@@ -117,8 +120,8 @@ def test_files_that_take_turns_keep_their_own_vectors(
     people.add(folder, progress=False)
     for old, new in (("a.png", "x"), ("b.png", "a.png"), ("x", "b.png")):
         (folder / old).rename(folder / new)
-    assert people.add(folder, progress=False) == IndexReport(changed=2)
-    assert sum(embedded) == 3
+    assert people.add(folder) == IndexReport(changed=2)
+    assert sum(embedded) == 3 and re.findall(r"(\d+)/2 ", capsys.readouterr().err)[-1] == "2"
     fresh = Gallery(folder.parent / "fresh.lance", people.model_version.name)
     fresh.add(folder, progress=False)
     np.testing.assert_allclose(vectors(people), vectors(fresh), atol=1e-6)
@@ -183,6 +186,22 @@ def test_engine_gets_every_crop_in_portions_of_files_or_of_pictures(
     assert ["".join(portion) for portion in portions] == ["abc", "d", "ef", "g", "h"]
 
 
+def test_sync_keeps_files_of_every_portion(people: Gallery, make_crops, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(indexing.FILES_PER_QUERY, "native", 2)
+    folder = make_crops(*(f"{number}.png" for number in range(5)))
+    people.add(folder, progress=False)
+    assert people.add(folder, sync=True, progress=False) == IndexReport(unchanged=5)
+
+
+def test_files_of_one_name_in_a_dataset_are_all_added_and_each_once(people: Gallery, make_crops) -> None:
+    files = sorted(make_crops("n/1.png", "s/1.png").glob("*/*"))
+    images = [{"path": str(path), "bytes": None} for path in (*files, files[0])]
+    features = datasets.Features({"image": datasets.Image(), "image_id": datasets.Value("string")})
+    rows = datasets.Dataset.from_dict({"image": images, "image_id": ["1", "1", "one"]}, features=features)
+    assert people.add(rows, progress=False) == IndexReport(added=2)
+    assert {picture.image_id: picture.uri for picture in people} == {"1": str(files[0]), "s/1.png": str(files[1])}
+
+
 def test_model_gets_at_most_a_batch_at_a_time(people: Gallery, make_crops, embedded: list[int]) -> None:
     people.add(make_crops(*(f"{number}.png" for number in range(7))), batch_size=3, progress=False)
     assert max(embedded) <= 3 and sum(embedded) == 7
@@ -205,6 +224,8 @@ def test_vectors_stand_beside_their_files_whatever_lies_between(people: Gallery,
     unknown, known, *others = embed_files([*data, *map(bytes, range(9))], work).to_pylist()
     assert known == second | {"vector": None}
     np.testing.assert_allclose(unknown["vector"], expected[0], atol=1e-6)
+    early = Work(people.model_version, people.store, known_version=1)  # of the empty table
+    assert all(row["vector"] is not None for row in embed_files(data, early).to_pylist())
     # their hashes come before and behind the known one
     assert {other["content_hash"] < known["content_hash"] for other in others} == {True, False}
     assert all("no image" in other["problem"] for other in others)
@@ -471,6 +492,7 @@ def test_scores_that_differ_by_less_than_six_decimals_are_equal(people: Gallery)
     found = people.nearest(axes[0])  # cosines of 1 - slope^2 / 2
     assert found["image_id"].to_pylist() == ["a", "b", "c"]
     assert found["score"].to_pylist() == pytest.approx([1.0, 1.0, 1 - 8e-6], abs=1e-7)
+    assert len(people.nearest(axes[0], k=2)) == 2
 
 
 def test_pictures_come_in_the_order_asked_for(people: Gallery, make_crops) -> None:
@@ -485,8 +507,11 @@ def test_pictures_come_in_the_order_asked_for(people: Gallery, make_crops) -> No
 
 def test_results_slice_draw_and_turn_into_a_table(people: Gallery, make_crops, tmp_path: Path, caplog) -> None:
     people.add(make_crops("a.png", "b.png", "c.png"), camera="north", time=NOON, progress=False)
-    results = people.search(QUERY)
+    results = people.search(draw(2))
+    assert results[0].image_id == "c.png"
     assert [result.image_id for result in results[1:]] == [result.image_id for result in results][1:]
+    for result, image in zip(results, results.images(), strict=True):
+        np.testing.assert_array_equal(image, Image.open(result.uri))
     table = results.to_pandas()
     assert table["image_id"].tolist() == [result.image_id for result in results]
     assert table["score"].is_monotonic_decreasing and set(table["camera"]) == {"north"}
@@ -600,6 +625,15 @@ def test_interrupted_reembedding_goes_on_and_leaves_the_gallery_as_it_was(
     people.remove(image_ids=["b.png"])
     converted = Gallery.reembed(people.store.uri, other_checkpoint, on_bad_image="skip", progress=False)
     assert [picture.image_id for picture in converted] == ["a.png"] and sum(embedded) == 5
+
+
+def test_conversion_to_the_model_that_it_has_leaves_a_gallery_alone(
+    people: Gallery, make_crops, checkpoint: str, embedded: list[int]
+) -> None:
+    people.add(make_crops("a.png", "b.png"), progress=False)
+    version = people.store.dataset().version
+    same = Gallery.reembed(people.store.uri, checkpoint, progress=False)
+    assert same.store.dataset().version == version and sum(embedded) == 2
 
 
 def test_what_a_conversion_to_yet_another_model_left_is_thrown_away(

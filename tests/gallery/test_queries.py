@@ -245,20 +245,27 @@ def test_wrong_picture_like_the_gallerys_average_says_nothing() -> None:
 # scores per clause
 
 
-def test_clause_scores_are_standard_scores_over_the_gallery() -> None:
-    gallery, asked = units(40) + 0.2, units(3)
+@pytest.mark.parametrize("spread", [1.0, 0.003])  # of pictures that are far apart or nearly alike
+def test_clause_scores_are_standard_scores_over_the_gallery(spread: float) -> None:
+    gallery, asked = spread * units(40) + 0.2, units(3)
     scores = clause_scores(asked, gallery, GalleryStatistics.of(gallery))
     for c in range(3):
         cosines = [sum(a * b for a, b in zip(asked[c].tolist(), row, strict=True)) for row in gallery.tolist()]
         mean = sum(cosines) / 40
         deviation = math.sqrt(sum((cosine - mean) ** 2 for cosine in cosines) / 40)
         expected = torch.tensor([(cosine - mean) / deviation for cosine in cosines])
-        torch.testing.assert_close(scores[:, c], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(scores[:, c], expected, atol=1e-4 / spread, rtol=1e-4)
 
 
 def test_clause_in_which_pictures_do_not_differ_scores_zero() -> None:
     gallery = units(1).expand(5, -1)
     assert torch.equal(clause_scores(units(2), gallery, GalleryStatistics.of(gallery)), torch.zeros(5, 2))
+
+
+def test_deviation_that_rounding_makes_imaginary_is_zero() -> None:
+    statistics = GalleryStatistics(5, torch.zeros(8), -1e-9 * torch.eye(8))
+    assert torch.equal(statistics.of_scores(units(2))[1], torch.zeros(2))
+    assert torch.equal(clause_scores(units(2), units(5), statistics), torch.zeros(5, 2))
 
 
 def test_statistics_of_a_sample_stand_for_the_whole_gallery() -> None:
@@ -291,5 +298,6 @@ def test_duplicates_join_the_first_group_whose_best_they_resemble() -> None:
     groups = group_duplicates(embeds, 0.9)
     assert groups == naive_groups(embeds.tolist(), 0.9)
     assert 6 <= len(groups) < 24  # some are grouped, not all
+    assert group_duplicates(torch.eye(3), 0.0) == [[0, 1, 2]]  # no less than that is enough
     assert group_duplicates(embeds, 1.1) == [[i] for i in range(24)]
     assert group_duplicates(units(0)) == []

@@ -252,6 +252,7 @@ def test_no_match_is_said_below_the_threshold_of_the_curve(calibrated) -> None:
     people = calibrated(text=curve(bias=-2.0, no_match_below=0.2), image=curve(bias=2.0, no_match_below=0.2))
     absent, present = people.search("a coat"), people.search(draw(0))
     assert absent.no_match and len(absent) == 10 and not present.no_match
+    assert absent[:3].no_match and not present[:3].no_match
     assert "\nno match: the person is in the gallery with a probability of 12 %; the closest are\n" in repr(absent)
     assert "\nthe person is in the gallery with a probability of 88 %\n" in repr(present)
 
@@ -271,7 +272,15 @@ def test_each_kind_of_query_has_a_threshold_of_its_own(
 
 
 @pytest.mark.parametrize(
-    ("bias", "said"), [(0.2, "too little to tell: the person is"), (9.0, "of 99 %"), (-9.0, "of 1 %")]
+    ("bias", "said"),
+    [
+        (0.2, "\ntoo little to tell: the person is in the gallery with a probability of 55 %\n"),
+        (-0.3, "\ntoo little to tell: the person is in the gallery with a probability of 43 %\n"),
+        (0.6, "\nthe person is in the gallery with a probability of 65 %\n"),
+        (-0.6, "\nthe person is in the gallery with a probability of 35 %\n"),
+        (9.0, "of 99 %"),
+        (-9.0, "of 1 %"),
+    ],
 )
 def test_probability_is_put_into_words_without_ever_being_sure(calibrated, bias: float, said: str) -> None:
     assert said in repr(calibrated(text=curve(bias=bias)).search("a coat"))

@@ -39,15 +39,21 @@ class ColourModel(torch.nn.Module):
 
 
 class LetterProcessor:
-    """Tokens are letters; at most 12 of them."""
+    """Tokens are letters; at most 12 of them, or as many as it is told."""
 
-    def __call__(self, images: list | None = None, text: list[str] | None = None, **kwargs: object) -> BatchFeature:
+    def __call__(
+        self,
+        images: list | None = None,
+        text: list[str] | None = None,
+        max_length: int = 12,
+        **kwargs: object,
+    ) -> BatchFeature:
         assert kwargs["return_tensors"] == "pt"
         if images is not None:
             pixels = [torch.from_numpy(np.array(image.resize((4, 6)))).permute(2, 0, 1) / 255 for image in images]
             return BatchFeature({"pixel_values": torch.stack(pixels)})
         assert kwargs["padding"] and kwargs["truncation"]
-        rows = [[ord(letter) for letter in sentence[:12]] for sentence in text]
+        rows = [[ord(letter) for letter in sentence[:max_length]] for sentence in text]
         longest = max(len(row) for row in rows)
         return BatchFeature(
             {
@@ -109,6 +115,13 @@ def test_text_embeds_keep_their_order_whatever_the_batches(model: ColourModel) -
         embeds = embed_texts(model, LetterProcessor(), texts, batch_size=batch_size, progress=False)
         torch.testing.assert_close(embeds, torch.nn.functional.normalize(expected, dim=-1).detach())
         assert embeds.dtype == torch.float32 and not embeds.is_inference()
+
+
+def test_texts_are_cut_off_where_it_is_asked(model: ColourModel) -> None:
+    embeds = embed_texts(model, LetterProcessor(), ["abcdef", "abc"], progress=False, max_length=3)
+    torch.testing.assert_close(embeds[0], embeds[1])
+    embeds = embed_texts(model, LetterProcessor(), ["abcdef", "abc"], progress=False)
+    assert (embeds[0] - embeds[1]).abs().max() > 0.01
 
 
 def test_texts_of_similar_length_share_a_batch(model: ColourModel) -> None:

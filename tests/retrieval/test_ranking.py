@@ -39,10 +39,11 @@ def test_ranking_of_random_embeddings_equals_a_sorted_loop() -> None:
         assert found.tolist() == [index for _, index in naive_ranking(query, gallery, 10)]
 
 
-def test_chunks_of_queries_do_not_change_the_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk_scores", [40, 7])  # two queries at a time, the last alone; fewer than a gallery has
+def test_chunks_of_queries_do_not_change_the_ranking(chunk_scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, gallery = torch.randn(9, 16), torch.randn(20, 16)
     whole = rank_gallery(queries, gallery, 5)
-    monkeypatch.setattr(ranking, "CHUNK_SCORES", 2 * len(gallery))  # two queries at a time, the last alone
+    monkeypatch.setattr(ranking, "CHUNK_SCORES", chunk_scores)
     chunked = rank_gallery(queries, gallery, 5)
     assert torch.equal(whole[1], chunked[1])
     torch.testing.assert_close(whole[0], chunked[0])
@@ -62,6 +63,11 @@ def test_copies_of_one_item_come_in_gallery_order() -> None:
 def test_half_precision_gives_float32_scores() -> None:
     scores, _ = rank_gallery(torch.randn(2, 8, dtype=torch.bfloat16), torch.randn(4, 8, dtype=torch.bfloat16))
     assert scores.dtype == torch.float32
+
+
+def test_ranking_of_what_is_being_trained_keeps_no_graph() -> None:
+    scores, _ = rank_gallery(torch.randn(2, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True))
+    assert not scores.requires_grad
 
 
 def test_small_gallery_is_returned_whole() -> None:
