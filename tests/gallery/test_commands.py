@@ -186,11 +186,11 @@ def test_what_the_options_say_about_model_and_engine_reaches_the_gallery(
             return SearchResults("", [], lambda names: [])
 
     monkeypatch.setattr("ivt.gallery.gallery.Gallery", WatchedGallery)
-    model, where = ["--model", "some/model", "--device", "cuda:3"], ["--gallery", "people.lance"]
+    model, where = ["--model", "some/model", "--device", "cpu"], ["--gallery", "people.lance"]
     engine = ["--batch-size", "5", "--runner", "ray", "--address", "10.0.0.1:6379", "--on-bad-image", "error"]
     again = ["--reembed"] if reembed else []
     assert ivt("index", "crops", *where, *model, "--revision", "v7", *engine, "--sync", *again).exit_code == 0
-    of_model = (("people.lance", "some/model"), {"revision": "v7", "device": "cuda:3"})
+    of_model = (("people.lance", "some/model"), {"revision": "v7", "device": "cpu"})
     of_engine = {"batch_size": 5, "runner": "ray", "address": "10.0.0.1:6379", "on_bad_image": "error"}
     assert calls["add"][1].items() >= {"sync": True, **of_engine}.items()
     if reembed:
@@ -198,7 +198,7 @@ def test_what_the_options_say_about_model_and_engine_reaches_the_gallery(
     else:
         assert calls["open"] == of_model
     ivt("search", "coat", *where, *model, "-k", "3", "--where", "true", "--right", "a", "--wrong", "b", "--wrong", "c")
-    assert calls["open"] == (("people.lance", "some/model"), {"device": "cuda:3"})
+    assert calls["open"] == (("people.lance", "some/model"), {"device": "cpu"})
     marks = {"right": ["a"], "wrong": ["b", "c"], "group_by": None}
     assert calls["search"] == ((Query((Clause("coat"),)), 3, "true"), marks)
 
