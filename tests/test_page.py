@@ -73,6 +73,14 @@ def test_files_of_one_name_in_several_folders_are_told_apart(shared, tmp_path):
     session.close()
 
 
+def test_message_of_an_upload_names_the_first_five_files_that_were_refused(shared, tmp_path):
+    paths = [tmp_path / f"{number}.jpg" for number in range(1, 8)]
+    for path in paths:
+        path.write_bytes(b"no picture")
+    *_, message = app.upload(app.Session(shared.store.uri), list(map(str, paths)))
+    assert [path.name in message for path in paths] == 5 * [True] + 2 * [False]
+
+
 def test_an_upload_takes_no_more_than_its_limit(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "MAX_FILES", 2)
     session, _, message = app.upload(app.Session(shared.store.uri), sorted(map(str, tmp_path.rglob("people/*/*.png"))))

@@ -68,7 +68,7 @@ def measure(table: "Table", where: str | None) -> GalleryStatistics:
         drawn = rng.choice(size, min(size, SAMPLE_ROWS), replace=False)
         sample = table.take_offsets(np.sort(drawn).tolist())
     else:
-        ids = table.search().where(where).with_row_id(True).select(["_rowid"]).to_arrow()["_rowid"].to_numpy()
+        ids = table.search().where(where).select(["_rowid"]).to_arrow()["_rowid"].to_numpy()
         size = len(ids)
         sample = table.take_row_ids(rng.choice(ids, min(size, SAMPLE_ROWS), replace=False).tolist())
     return GalleryStatistics.of(vectors_of(sample.select(["vector"]).to_arrow()), size)

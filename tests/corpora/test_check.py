@@ -144,3 +144,8 @@ def test_contact_sheet_has_a_column_per_person(tmp_path) -> None:
     places = [sheet.getpixel((x + 10, y + 10)) for x in (0, 60) for y in (0, 120)]
     assert places == [(255, 0, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255)]
     assert sheet.getpixel((115, 10)) == (255, 255, 255)  # right of the blue one
+    # pictures are four pixels apart, below each other and side by side
+    assert [sheet.getpixel(place) for place in ((10, 115), (10, 117), (55, 10), (57, 10))] == 2 * [
+        (255, 0, 0),
+        (255, 255, 255),
+    ]

@@ -41,6 +41,21 @@ def test_word_weights_are_what_the_cosine_loses_without_the_words_tokens(
         assert weight == pytest.approx(score - cosine([p for p in positions if p not in own]), abs=1e-6)
 
 
+def test_word_weights_ask_the_model_for_no_states_of_tokens(
+    tiny_model: IVTModel, processor: IVTProcessor, pixel_values: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes, get_text_features = [], tiny_model.get_text_features
+
+    def recording(*arguments: object, **options: object) -> object:
+        output = get_text_features(*arguments, **options)
+        shapes.append(output.last_hidden_state.shape)
+        return output
+
+    monkeypatch.setattr(tiny_model, "get_text_features", recording)
+    word_weights(tiny_model, processor, pixel_values[:1], SENTENCE)
+    assert shapes == [(1 + len(SENTENCE.split()), 1, 32)]  # [CLS] alone, of the sentence and without each word
+
+
 def test_words_behind_the_longest_text_weigh_nothing(
     tiny_model: IVTModel, processor: IVTProcessor, pixel_values: torch.Tensor
 ) -> None:

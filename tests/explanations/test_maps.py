@@ -164,3 +164,18 @@ def test_gradient_maps_need_no_gradients_of_the_caller(
 def test_every_picture_needs_as_many_texts(tiny_model: IVTModel, processor: IVTProcessor, texts: list) -> None:
     with pytest.raises(ValueError, match="expected equally many"):
         encode_texts(tiny_model, processor, texts)
+
+
+def test_gradient_maps_keep_the_graph_for_the_texts_to_come_alone(
+    tiny_model: IVTModel, pixel_values: torch.Tensor, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a block remembers of a picture is freed while the gradient of the last text passes it."""
+    kept, grad = [], torch.autograd.grad
+
+    def recording_grad(*arguments: object, retain_graph: bool) -> object:
+        kept.append(retain_graph)
+        return grad(*arguments, retain_graph=retain_graph)
+
+    monkeypatch.setattr(torch.autograd, "grad", recording_grad)
+    patch_maps(tiny_model, pixel_values, texts, "gradient")
+    assert kept == [True, False]

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from ivt.explanations.overlays import Overlay, draw_explanation, draw_rows, word_colours
+from ivt.explanations.overlays import Overlay, draw_explanation, draw_overlay, draw_rows, word_colours, write_words
 
 WORDS = [("a", 0.0), ("red", 0.04), ("hat", -0.02), ("with", 0.01)]
 
@@ -84,3 +86,23 @@ def test_all_words_stand_inside_the_picture() -> None:
     rows = spans(coloured[: int(0.88 * sheet.height)].any(axis=1))
     assert 5 <= len(rows) <= 15
     assert coloured[:, -3:].sum() == 0 and coloured[-3:].sum() == 0
+
+
+def test_box_is_drawn_round_its_pixels() -> None:
+    axes = Figure().add_subplot()
+    image, box = Image.new("RGB", (40, 100)), (10, 20, 30, 60)
+    draw_overlay(axes, Overlay(image, np.ones((10, 4)), box=box), 1.0)
+    # the middle of the first pixel is 0, so its edge is at -0.5; a dark frame is under the light one
+    assert [patch.get_bbox().extents.tolist() for patch in axes.patches] == 2 * [[9.5, 19.5, 29.5, 59.5]]
+    assert axes.patches[0].get_linewidth() > axes.patches[1].get_linewidth()
+    assert [patch.get_edgecolor()[:3] for patch in axes.patches] == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_words_begin_at_the_top_left_corner() -> None:
+    figure = Figure()
+    FigureCanvasAgg(figure)  # on which words are measured
+    axes = figure.add_subplot()
+    write_words(axes, WORDS)
+    area, first, second = axes.get_window_extent(), *(text.get_window_extent() for text in axes.texts[:2])
+    assert first.x0 == pytest.approx(area.x0, abs=1) and area.y1 - 12 < first.y1 < area.y1
+    assert second.y1 == pytest.approx(first.y1, abs=4) and second.x0 > first.x1

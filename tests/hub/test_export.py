@@ -12,6 +12,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from ivt.hub.export import graphs_of
+from modeling_ivt import IVTModel
+
 ROOT = Path(__file__).parents[2]
 LAWS = "tests/hub/export_laws.py"
 
@@ -33,3 +36,11 @@ def test_exports_are_the_model_and_tell_nobody(
 
 def test_this_process_has_none_of_their_libraries() -> None:
     assert not {"nncf", "onnxruntime", "openvino"} & sys.modules.keys()
+
+
+def test_examples_for_tracing_are_pictures_as_the_processor_gives_them_and_a_padded_text(tiny_model: IVTModel) -> None:
+    images, texts = (graph.inputs for graph in graphs_of(tiny_model))
+    pixels, mask = images["pixel_values"], texts["attention_mask"]
+    assert pixels.shape == (3, 3, 48, 24) and -1 <= pixels.min() < -0.95 and 0.95 < pixels.max() <= 1
+    assert texts["input_ids"].shape == mask.shape == (3, 12)
+    assert mask.sum(dim=1).tolist() == [12, 12, 6] and texts["input_ids"].max() < tiny_model.config.vocab_size

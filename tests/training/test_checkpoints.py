@@ -125,3 +125,17 @@ def test_checkpoint_has_its_name_only_when_its_manifest_is_written(tmp_path, mon
     save_checkpoint(accelerator, tmp_path, step=1, keep=2)
     (checkpoint,) = find_checkpoints(tmp_path)
     assert (checkpoint / "model.safetensors").exists() and find_damage(checkpoint) is None
+
+
+def test_failed_writing_is_told_even_where_nothing_was_begun(output_dir):
+    never_made = output_dir / "checkpoints/step-00000008.new"
+    with pytest.raises(OSError, match="could not be written: disk full.*step-00000006 is whole"):
+        with saving(never_made, output_dir, never_made):
+            raise OSError("disk full")
+
+
+def test_written_recipe_has_the_order_of_the_recipes_fields(tmp_path):
+    open_output(tmp_path, Recipe(), {"vocab_size": 9, "hidden_size": 32}, resumed=False)
+    written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert [*written] == [*(field.name for field in fields(Recipe)), "model"]
+    assert [*written["model"]] == ["vocab_size", "hidden_size"]

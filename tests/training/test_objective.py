@@ -64,8 +64,9 @@ def test_lengthened_states_have_the_loss_of_the_short_ones():
 def test_identity_loss_begins_at_log_of_the_number_of_persons_for_images_and_for_texts(tiny_config):
     recipe = Recipe(**ONLY | {"identity_weight": 0.5})
     objective = Objective(IVTModel(tiny_config), recipe, person_ids=[9, 4, 123, 4, 7, 9])
+    assert 0 < objective.classifier.weight.abs().max() < 0.01 and not objective.classifier.bias.any()
     with torch.no_grad():
-        objective.classifier.weight.zero_()
+        objective.classifier.weight.zero_()  # from all but equal scores to equal ones
     assert objective(make_batch(tiny_config)).item() == pytest.approx(0.5 * 2 * math.log(4), rel=1e-5)
 
 

@@ -6,7 +6,15 @@ import torch
 from datasets import Dataset
 
 from ivt.corpora import FEATURES
-from ivt.training.record import describe_git, describe_sizes, hash_rows, is_finished, summarise_seeds
+from ivt.training.record import (
+    describe_git,
+    describe_sizes,
+    hash_rows,
+    is_finished,
+    resume_record,
+    summarise_seeds,
+    write_record,
+)
 
 
 def rows_of(*rows: tuple[bytes, str, int, list[str]]) -> Dataset:
@@ -90,3 +98,10 @@ def test_run_is_finished_when_what_was_wanted_is_there(tmp_path):
     ):
         (tmp_path / "run.json").write_text(json.dumps({"finished": finished, "results": {"test": test}}))
         assert tuple(is_finished(tmp_path, test_at_end) for test_at_end in (True, False)) == expected
+
+
+def test_run_that_begins_takes_over_no_record_of_an_earlier_one(tmp_path):
+    assert resume_record(tmp_path, 7) is None  # none is there
+    write_record({"resumed": [{"step": 3}]}, tmp_path)
+    assert resume_record(tmp_path, 0) is None
+    assert [entry["step"] for entry in resume_record(tmp_path, 7)["resumed"]] == [3, 7]
