@@ -167,7 +167,7 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpro
             stdin=subprocess.DEVNULL,  # whoever asks "do you trust this code?" gets no answer
             capture_output=True,
             text=True,
-            timeout=600,  # of tests that take a minute where nothing else runs
+            timeout=1200,  # of tests that take a minute where nothing else runs
         )
         assert hub is None or hub.unanswered == []
         return done

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -734,7 +735,7 @@ def test_record_says_what_the_run_was_and_what_came_out(tmp_path, capsys):
     assert record["recipe"]["model"] == TINY_MODEL and record["seeds"] == [0]
     assert record["corpus"]["sizes"]["train"] == {"people": 6, "images": 12, "captions": 24}
     assert record["corpus"]["hash"].keys() == {"train", "val", "test"}
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == version("torch")
     assert (record["steps"], record["epochs"], record["finished"]) == (4, 1, True)
     assert record["wall_seconds"] >= metrics_of(output_dir)[-2]["seconds"]
     validation, test = record["results"]["validation"], record["results"]["test"]
