@@ -64,10 +64,11 @@ def train_on_batch(
     batch: dict[str, Any],
     recipe: Recipe,
     factor: float,
+    floor: float = 0.0,
 ) -> torch.Tensor:
-    """Add the gradient of one batch, and step if it is the last of a step; `factor` scales all learning rates."""
+    """Add the gradient of one batch, and step if it is the last of a step; see `learning_rate` for the two numbers."""
     for group in optimizer.param_groups:  # before `backward`, where DeepSpeed takes its step
-        group["lr"] = factor * group["initial_lr"]
+        group["lr"] = factor * group["initial_lr"] + floor
     with accelerator.accumulate(objective):
         loss = backward(accelerator, objective, batch, recipe.cached_chunk)
         if accelerator.sync_gradients and recipe.max_grad_norm:
@@ -148,7 +149,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     while not run.is_done:
         objective.train()
         for batch in run.rest_of_epoch():
-            loss = train_on_batch(accelerator, objective, optimizer, batch, recipe, run.learning_rate_factor)
+            loss = train_on_batch(accelerator, objective, optimizer, batch, recipe, *run.learning_rate)
             run.count_batch(loss, batch["image_ids"])
             if accelerator.sync_gradients:  # the batch was the last one of an optimiser step
                 run.end_step()

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
@@ -31,10 +32,13 @@ from .image_processing_ivt import IVTImageProcessor
 from .levels import levels_of, swap_sides
 from .pictures import UnreadablePicture, read_picture, reading
 from .processing_ivt import IVTProcessor
+from .reference_texts import longest_piece, random_clause, some_words
 from .tagging import find_tagger
 from .views import TrainingViews, resized_pixels
 
 LEVELS = ("sentence", "phrase", "word")
+PHRASES = ("piece", "longest")
+WORDS = ("all", "subset", "clause")
 
 
 class AugmentedPairs(TorchDataset):
@@ -51,6 +55,9 @@ class AugmentedPairs(TorchDataset):
         flip_words: mirror all views of a pair together, or none, and in the texts of mirrored ones swap "left" and
             "right". Together, because every view of a person is a match for every one of its texts.
         caption_augmentation: changes the texts at random; None takes `CaptionAugmentation()`, which does not.
+        phrases: what the phrase level is, see `text_of`.
+        words: what the word level is, see `text_of`.
+        resample: Pillow filter that resizes the pictures; None takes the image processor's.
 
     Raises:
         ValueError: for unknown levels.
@@ -64,13 +71,21 @@ class AugmentedPairs(TorchDataset):
         seed: int = 0,
         flip_words: bool = False,
         caption_augmentation: CaptionAugmentation | None = None,
+        phrases: str = "piece",
+        words: str = "all",
+        resample: Image.Resampling | None = None,
     ) -> None:
         if not levels or not set(levels) <= set(LEVELS):
             raise ValueError(f"levels are {tuple(levels)}, expected one or more of {LEVELS}")
         self.levels, self.seed, self.flip_words = tuple(levels), seed, flip_words
         self.caption_augmentation = caption_augmentation or CaptionAugmentation()
         self.views = TrainingViews() if views is None else views
-        self.image_processor = processor.image_processor
+        self.image_processor, self.resample = processor.image_processor, resample
+        self.phrases, self.words = phrases, words
+
+    def resized(self, image: Image.Image) -> np.ndarray:
+        """Resize a picture to uint8 (3, H, W)."""
+        return resized_pixels(image, self.image_processor, self.resample)
 
     def read(self, index: int) -> tuple[dict[str, Any], int, np.ndarray]:
         """Read a pair: its row without the picture, the number of the caption in it, and the resized picture."""
@@ -83,8 +98,8 @@ class AugmentedPairs(TorchDataset):
             key: (epoch, index of the pair).
 
         Returns:
-            `views` uint8 (V, 3, H, W), `texts` T strings in random order of the levels, `person_id`, `image_id`.
-            The views are alike in distribution, so the random order pairs views and levels at random.
+            `views` (V, 3, H, W) in pixel values, `texts` T strings in random order of the levels, `person_id`,
+            `image_id`. The views are alike in distribution, so the random order pairs views and levels at random.
 
         Raises:
             ValueError: for a key without an epoch, which would repeat one augmentation for ever, and for an image that
@@ -95,7 +110,8 @@ class AugmentedPairs(TorchDataset):
         epoch, index = key
         row, number, pixels = self.read(index)
         rng = np.random.default_rng((self.seed, epoch, index))
-        texts = [self.caption_augmentation(text_of(row, number, level, rng), rng) for level in self.levels]
+        texts = [text_of(row, number, level, rng, self.phrases, self.words) for level in self.levels]
+        texts = [self.caption_augmentation(text, rng) for text in texts]
         rng.shuffle(texts)
         mirrored = bool(rng.random() < self.views.flip) if self.flip_words else None
         if mirrored:
@@ -108,13 +124,30 @@ class AugmentedPairs(TorchDataset):
         }
 
 
-def text_of(row: dict[str, Any], number: int, level: str, rng: np.random.Generator) -> str:
-    """The text of one level that caption `number` of a row gives."""
+def text_of(
+    row: dict[str, Any], number: int, level: str, rng: np.random.Generator, phrases: str = "piece", words: str = "all"
+) -> str:
+    """The text of one level that caption `number` of a row gives.
+
+    Args:
+        row: its `captions` and their `levels`.
+        number: of the caption.
+        level: one of `LEVELS`.
+        rng: the only source of randomness.
+        phrases: the phrase level is any "piece" between full stops and commas, or the "longest" of a sentence or the
+            rest of it (`reference_texts.longest_piece`).
+        words: the word level is "all" nouns and adjectives, a random "subset" of them, or a random "clause".
+    """
+    caption = row["captions"][number]
     if level == "sentence":
-        return row["captions"][number]
+        return caption
+    if level == "phrase" and phrases == "longest":
+        return longest_piece(caption, rng)
+    if level == "word" and words == "clause":
+        return random_clause(caption, rng)
     pieces = row["levels"][number]
     if level == "word" and pieces["words"]:
-        return " ".join(pieces["words"])
+        return some_words(pieces["words"], rng) if words == "subset" else " ".join(pieces["words"])
     return pieces["phrases"][rng.integers(len(pieces["phrases"]))]
 
 
@@ -173,7 +206,7 @@ class TrainingPairs(AugmentedPairs):
     def _pixels(self, row: int) -> np.ndarray:
         try:
             with reading(f"image {self.texts['image_id'][row]!r}"):
-                return resized_pixels(self._images[row]["image"], self.image_processor)
+                return self.resized(self._images[row]["image"])
         except UnreadablePicture as error:
             raise ValueError(f"{error}; load the corpus with on_bad_image='skip' to leave such images out") from error
 
@@ -218,7 +251,7 @@ class StreamedPairs(AugmentedPairs):
             image = read_picture(row["image"] and row["image"]["bytes"], f"image {row['image_id']!r}")
         except UnreadablePicture as error:
             raise ValueError(f"{error}; write its shard anew") from error
-        return row, number, resized_pixels(image, self.image_processor)
+        return row, number, self.resized(image)
 
 
 class PairCollator:
@@ -256,7 +289,7 @@ class PairCollator:
 
 
 def normalise(pixels: torch.Tensor, image_processor: IVTImageProcessor) -> torch.Tensor:
-    """Scale and normalise uint8 pixels (N, 3, H, W) to float32 as the image processor does."""
+    """Scale and normalise pixels (N, 3, H, W) of 0 to 255 to float32 as the image processor does."""
     mean = torch.tensor(image_processor.image_mean).view(3, 1, 1)
     std = torch.tensor(image_processor.image_std).view(3, 1, 1)
     return pixels.float().mul_(image_processor.rescale_factor / std).sub_(mean / std)

@@ -52,8 +52,9 @@ class BalancedSampler(Sampler[tuple[int, int]]):
     """Fill every batch with P different persons and K pairs of each, so that all have positives beside their own.
 
     The pairs of a person are shuffled and cut into groups of K; a group that is not full begins again with the first
-    ones. Every batch takes a group of the P persons with the most groups left, among equals at random, until fewer
-    than P have any; what is left over then is not seen in this epoch. The batches are shuffled at the end.
+    ones, or is left out (`drop_incomplete`) unless it is the person's only one. Every batch takes a group of the P
+    persons with the most groups left, among equals at random, until fewer than P have any; what is left over then is
+    not seen in this epoch. The batches are shuffled at the end.
 
     Args:
         person_ids: the person of each pair.
@@ -61,12 +62,20 @@ class BalancedSampler(Sampler[tuple[int, int]]):
             two of them.
         pairs_per_person: K.
         seed: of the order.
+        drop_incomplete: leave out groups that are not full; persons with fewer than K pairs still have their one.
 
     Raises:
         ValueError: if K does not divide the batch size, or there are fewer than P persons.
     """
 
-    def __init__(self, person_ids: Sequence[int], batch_size: int, pairs_per_person: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        person_ids: Sequence[int],
+        batch_size: int,
+        pairs_per_person: int,
+        seed: int = 0,
+        drop_incomplete: bool = False,
+    ) -> None:
         self.persons_per_batch, remainder = divmod(batch_size, pairs_per_person)
         if remainder or not self.persons_per_batch:
             raise ValueError(
@@ -80,6 +89,7 @@ class BalancedSampler(Sampler[tuple[int, int]]):
             )
         self.pairs_of_person = np.split(classes.argsort(kind="stable"), counts.cumsum()[:-1])
         self.batch_size, self.pairs_per_person, self.seed = batch_size, pairs_per_person, seed
+        self.drop_incomplete = drop_incomplete
         self.num_batches = len(self._choose_persons(np.random.default_rng(seed)))
         self.epoch = 0
 
@@ -102,12 +112,16 @@ class BalancedSampler(Sampler[tuple[int, int]]):
 
     def _groups(self, pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(groups, K) indices of one person's pairs."""
-        num_groups = -(-len(pairs) // self.pairs_per_person)
+        num_groups = self._num_groups(pairs)
         return np.resize(rng.permutation(pairs), (num_groups, self.pairs_per_person))  # repeats from the start
+
+    def _num_groups(self, pairs: np.ndarray) -> int:
+        full, rest = divmod(len(pairs), self.pairs_per_person)
+        return max(full, 1) if self.drop_incomplete else full + bool(rest)
 
     def _choose_persons(self, rng: np.random.Generator) -> list[np.ndarray]:
         """For every batch its persons; how many batches there are does not depend on the random numbers."""
-        left = np.array([-(-len(pairs) // self.pairs_per_person) for pairs in self.pairs_of_person])
+        left = np.array([self._num_groups(pairs) for pairs in self.pairs_of_person])
         batches = []
         while (left > 0).sum() >= self.persons_per_batch:
             order = np.argsort(-(left + rng.random(len(left))))

@@ -15,18 +15,22 @@ from PIL import Image
 from .image_processing_ivt import IVTImageProcessor, to_rgb
 
 
-def resized_pixels(image: Image.Image, image_processor: IVTImageProcessor) -> np.ndarray:
+def resized_pixels(
+    image: Image.Image, image_processor: IVTImageProcessor, resample: Image.Resampling | None = None
+) -> np.ndarray:
     """Resize a picture as the image processor does, without normalising it.
 
     Args:
         image: a Pillow image of any mode.
         image_processor: gives size and resampling filter.
+        resample: another filter than the image processor's.
 
     Returns:
         uint8 pixels, contiguous (3, H, W).
     """
     size = (image_processor.size["width"], image_processor.size["height"])  # Pillow's order
-    resized = to_rgb(image).resize(size, image_processor.resample)
+    filter_ = image_processor.resample if resample is None else resample
+    resized = to_rgb(image).resize(size, filter_)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
@@ -44,7 +48,10 @@ class TrainingViews:
         erase: probability of erasing a rectangle.
         erase_area: least and greatest share of the picture that is erased.
         erase_aspect: least and greatest height / width of the rectangle.
+        erase_log: draw the aspect uniformly in its logarithm, so that tall and wide rectangles are as likely.
         erase_fill: value per channel of erased pixels; mid grey is zero after normalisation.
+        erase_noise: standard deviation per channel of normal noise around `erase_fill`, drawn for every pixel; views
+            are float32 then, since such values go beyond 0 and 255.
     """
 
     num_views: int = 3
@@ -53,7 +60,9 @@ class TrainingViews:
     erase: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 3.3)
-    erase_fill: tuple[int, int, int] = (127, 127, 127)
+    erase_log: bool = False
+    erase_fill: tuple[float, float, float] = (127, 127, 127)
+    erase_noise: tuple[float, float, float] | None = None
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator, mirrored: bool | None = None) -> np.ndarray:
         """Augment.
@@ -64,13 +73,13 @@ class TrainingViews:
             mirrored: whether all views are flipped; None draws it for each view.
 
         Returns:
-            uint8 (V, 3, H, W).
+            (V, 3, H, W), uint8, or float32 with `erase_noise`.
         """
         _, height, width = pixels.shape
         pad = self.padding
         padded = np.zeros((3, height + 2 * pad, width + 2 * pad), np.uint8)
         padded[:, pad : pad + height, pad : pad + width] = pixels
-        views = np.empty((self.num_views, *pixels.shape), np.uint8)
+        views = np.empty((self.num_views, *pixels.shape), np.float32 if self.erase_noise else np.uint8)
         for view in views:
             top, left = rng.integers(0, 2 * pad + 1, size=2)
             crop = padded[:, top : top + height, left : left + width]
@@ -78,15 +87,23 @@ class TrainingViews:
             view[:] = crop[:, :, ::-1] if flips else crop
             if rng.random() < self.erase:
                 rows, columns = self._rectangle(height, width, rng)
-                view[:, rows, columns] = np.array(self.erase_fill, np.uint8)[:, None, None]
+                view[:, rows, columns] = np.array(self.erase_fill, views.dtype)[:, None, None]
+                if self.erase_noise:
+                    noise = rng.standard_normal(view[:, rows, columns].shape, np.float32)
+                    view[:, rows, columns] += noise * np.array(self.erase_noise, np.float32)[:, None, None]
         return views
 
     def _rectangle(self, height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
         for _ in range(100):  # rejection: tall or wide rectangles often do not fit a picture of 3 : 1
             area = rng.uniform(*self.erase_area) * height * width
-            aspect = rng.uniform(*self.erase_aspect)
+            aspect = self._aspect(rng)
             rows, columns = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
             if rows < height and columns < width:
                 top, left = rng.integers(0, height - rows), rng.integers(0, width - columns)
                 return slice(top, top + rows), slice(left, left + columns)
         return slice(0), slice(0)
+
+    def _aspect(self, rng: np.random.Generator) -> float:
+        if self.erase_log:
+            return float(np.exp(rng.uniform(*np.log(self.erase_aspect))))
+        return rng.uniform(*self.erase_aspect)

@@ -22,7 +22,8 @@ from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
 from ivt.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
-RECIPES = [path.stem for path in choices.RECIPES.glob("*.yaml")]
+PACKAGED = [*choices.RECIPES.glob("*.yaml"), *choices.RECIPES.glob("reference/*.yaml")]
+RECIPES = [path.relative_to(choices.RECIPES).with_suffix("").as_posix() for path in PACKAGED]
 Run = Callable[..., CompletedProcess[str]]
 
 

@@ -179,7 +179,7 @@ def test_importing_modeling_ivt_replaces_trust_remote_code(
         "AutoModel": "modeling_ivt.modeling_ivt",
         "AutoModelForZeroShotImageClassification": "modeling_ivt.modeling_ivt",
         "AutoProcessor": "processing.processing_ivt",
-        "AutoTokenizer": "transformers.models.bert.tokenization_bert",
+        "AutoTokenizer": "transformers.tokenization_utils_tokenizers",
     }
     assert report["same_after_saving_again"]
     assert_holds_a_whole_model(with_package[0] / "again", converted[0])

@@ -435,6 +435,59 @@ def test_rectangles_are_erased_as_often_as_the_recipe_says(load_either):
     assert np.mean(erased) == pytest.approx(0.25, abs=0.08)
 
 
+def test_rectangles_are_noise_that_the_model_sees_as_standard_normal_if_the_recipe_says_so(load_either):
+    noise = []
+    for plain, pair in draw_pairs(load_either(erase=1.0, erasing="noise")):
+        view = pair["views"][0]
+        assert view.dtype == np.float32
+        noise.append((view[view != plain] / 255 - 0.5) / 0.5)
+    assert abs(np.concatenate(noise).std() - 1) < 0.1 and abs(np.concatenate(noise).mean()) < 0.1
+
+
+def test_pictures_are_resized_bicubically_in_training_whatever_the_processor_does(load_either, processor, monkeypatch):
+    monkeypatch.setattr(processor.image_processor, "resample", Image.Resampling.NEAREST)
+    monkeypatch.setattr(processor.image_processor, "size", {"height": 9, "width": 5})
+    row, _, pixels = load_either().dataset.read(0)
+    plain = Image.fromarray(picture(int(row["image_id"])).transpose(1, 2, 0)).resize((5, 9), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(pixels, np.asarray(plain).transpose(2, 0, 1))
+
+
+def test_levels_are_those_of_the_authors_if_the_recipe_says_so(load_either):
+    def texts(**settings: Any) -> set[str]:
+        return {text for _, pair in draw_pairs(load_either(**settings)) for text in pair["texts"]}
+
+    subsets = texts(levels=["word"], words="subset")
+    assert "coat" in subsets and "woman hand" in subsets and len(subsets) == 7
+    assert "A woman in a red coat" in texts(levels=["word"], words="clause")
+    assert "A woman in a red coat" not in texts(levels=["word"])
+    longest = texts(levels=["phrase"], phrases="longest")
+    assert all(text in longest for text in ("A woman in a red coat",)) and len(longest) > 2
+
+
+def test_groups_that_are_not_full_are_left_out_if_the_recipe_says_so(load):
+    def batches_of_four_pairs_a_person(**settings: Any) -> int:
+        return len(indices(load(batch_size=3, pairs_per_person=3, **settings)))
+
+    assert batches_of_four_pairs_a_person() == NUM_ROWS  # two groups a person, of two pictures each
+    assert batches_of_four_pairs_a_person(drop_incomplete=True) == NUM_ROWS // 2
+
+
+def test_training_rows_are_of_the_splits_and_lengths_of_the_recipe(rows, monkeypatch):
+    asked = []
+
+    def load_corpus(name: str, root: str | None, split: str, **options: Any) -> Dataset:
+        asked.append(split)
+        return rows.remove_columns("levels")
+
+    monkeypatch.setattr(data, "load_corpus", load_corpus)
+    data.load_training_rows(Recipe(corpus="rstpreid"), None)
+    found = data.load_training_rows(Recipe(corpus="rstpreid", train_split="train+val", max_caption_words=12), None)
+    assert asked == ["train", "train+val"]
+    # of pair p the caption has 10 + p words
+    assert found["image_id"][:] == ["0", "1"] and found["captions"][1] == rows["captions"][1][:1]
+    assert [len(levels) for levels in found["levels"]] == [2, 1]
+
+
 def test_texts_are_of_the_levels_of_the_recipe(load_either):
     phrases, words = {"A woman in a red coat", "her left hand free"}, {"woman coat hand"}
     assert {text for _, pair in draw_pairs(load_either(levels=["word"])) for text in pair["texts"]} == words
@@ -555,9 +608,9 @@ def test_streamed_batches_hold_captions_of_like_length_if_the_recipe_says_so(loa
 def test_cached_images_are_decoded_once(load, monkeypatch):
     decode, decoded = batches.resized_pixels, []
 
-    def noted(image: Image.Image, image_processor: IVTImageProcessor) -> np.ndarray:
+    def noted(image: Image.Image, *settings: Any) -> np.ndarray:
         decoded.append(image)
-        return decode(image, image_processor)
+        return decode(image, *settings)
 
     monkeypatch.setattr(batches, "resized_pixels", noted)
     for cache_images, expected in ((False, [0, 64, 128]), (True, [NUM_ROWS] * 3)):
@@ -664,7 +717,7 @@ class FirstSteps:
         with pytest.raises(Enough):
             run(output_dir, **({"eval_epochs": 100, "max_steps": 100, "save_steps": None} | settings))
 
-    def note(self, accelerator, objective, optimizer, batch, recipe, factor) -> torch.Tensor:
+    def note(self, accelerator, objective, optimizer, batch, recipe, factor, floor) -> torch.Tensor:
         if len(self.draws) == self.count:
             raise Enough
         self.weights = nn.utils.parameters_to_vector(objective.parameters()).detach()

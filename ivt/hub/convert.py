@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import set_seed
+from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ivt.files import check_empty, new_folder
@@ -23,6 +24,7 @@ from ivt.training.initialization import GEOMETRY, build_model, continued_model, 
 from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor
+from processing.end_token import without_end_token
 
 OFFICIAL = "official="
 Start = tuple[IVTModel, IVTProcessor | IVTImageProcessor, list[str]]  # and lines on what the weights were made of
@@ -52,12 +54,15 @@ def load_tokenizer(name: str, config: IVTConfig) -> PreTrainedTokenizerBase:
 
 
 def build_processor(
-    config: IVTConfig, tokenizer: str | None, **normalisation: Any
+    config: IVTConfig, tokenizer: str | None, end_token: bool = True, **settings: Any
 ) -> IVTProcessor | IVTImageProcessor:
     """The processor of a model; without a tokenizer the image processor alone."""
     height, width = config.image_size
-    image_processor = IVTImageProcessor(size={"height": height, "width": width}, **normalisation)
-    return IVTProcessor(image_processor, load_tokenizer(tokenizer, config)) if tokenizer else image_processor
+    image_processor = IVTImageProcessor(size={"height": height, "width": width}, **settings)
+    if not tokenizer:
+        return image_processor
+    loaded = load_tokenizer(tokenizer, config)
+    return IVTProcessor(image_processor, loaded if end_token else without_end_token(loaded))
 
 
 def official_start(file: str, tokenizer: str | None, model_fields: dict[str, Any]) -> Start:
@@ -73,7 +78,9 @@ def official_start(file: str, tokenizer: str | None, model_fields: dict[str, Any
     model, lines = load_official(file, **model_fields)
     if tokenizer is None:
         lines.append("no tokenizer written, only the image processor: pass --tokenizer NAME for a whole processor")
-    return model, build_processor(model.config, tokenizer), lines
+    # as their code prepares texts and pictures: `[CLS] words`, resized bilinearly
+    processor = build_processor(model.config, tokenizer, end_token=False, resample=Image.Resampling.BILINEAR)
+    return model, processor, lines
 
 
 def checkpoint_start(checkpoint: str, tokenizer: str | None, model_fields: dict[str, Any]) -> Start:

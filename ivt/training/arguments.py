@@ -34,7 +34,8 @@ def _read_recipe(path: str) -> dict[str, Any]:
     """
     file = Path(path) if Path(path).is_file() else RECIPES / f"{path}.yaml"
     if not file.is_file():
-        names = ", ".join(sorted(packaged.stem for packaged in RECIPES.glob("*.yaml")))
+        found = (packaged.relative_to(RECIPES).with_suffix("") for packaged in RECIPES.rglob("*.yaml"))
+        names = ", ".join(sorted(name.as_posix() for name in found if name.parts[0] != "accelerate"))
         raise ValueError(f"there is no recipe {path}; pass a yaml file or one of {names}")
     try:
         recipe = yaml.safe_load(file.read_text())

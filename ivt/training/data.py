@@ -1,12 +1,15 @@
 """From a recipe to its rows and training batches."""
 
+from dataclasses import replace
+
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from ivt.corpora import load_corpus
 from ivt.corpora.official import LAYOUTS, find_annotations
 from ivt.corpora.sharded import ShardedRows, find_shards
-from processing import IVTProcessor
+from processing import IVTImageProcessor, IVTProcessor
 from processing.batches import PairCollator, StreamedPairs, TrainingPairs
 from processing.caption_augmentation import CaptionAugmentation
 from processing.levels import add_levels
@@ -36,7 +39,31 @@ def load_training_rows(recipe: Recipe, corpus_root: str | None) -> Dataset | Sha
     if recipe.streaming:  # the rows stay on the disk, the text levels are in the shards or worked out on the way
         return ShardedRows(corpus_root, "train")
     options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
-    return add_levels(load_corpus(recipe.corpus, corpus_root, "train", on_bad_image=recipe.on_bad_image, **options))
+    rows = load_corpus(recipe.corpus, corpus_root, recipe.train_split, on_bad_image=recipe.on_bad_image, **options)
+    if recipe.max_caption_words:
+        rows = without_long_captions(rows, recipe.max_caption_words)
+    return add_levels(rows)
+
+
+def without_long_captions(rows: Dataset, most_words: int) -> Dataset:
+    """Leave out the captions of more than `most_words` words, and images that have no other."""
+    captions = [[text for text in texts if len(text.split()) <= most_words] for texts in rows["captions"]]
+    feature = rows.features["captions"]
+    rows = rows.remove_columns("captions").add_column("captions", captions, feature=feature)
+    return rows.select([index for index, texts in enumerate(captions) if texts])
+
+
+def build_views(recipe: Recipe, image_processor: IVTImageProcessor) -> TrainingViews:
+    """The views that a recipe asks for."""
+    views = TrainingViews(recipe.num_views, padding=recipe.crop_pad, flip=recipe.flip, erase=recipe.erase)
+    if recipe.erasing == "grey":
+        return views
+    # standard normal where pictures are normalised, so its mean and deviation in pixel values are theirs
+    mean, std = (
+        tuple(value / image_processor.rescale_factor for value in values)
+        for values in (image_processor.image_mean, image_processor.image_std)
+    )
+    return replace(views, erase_area=(0.02, 1 / 3), erase_log=True, erase_fill=mean, erase_noise=std)
 
 
 def load_evaluation_rows(recipe: Recipe, corpus_root: str | None, split: str) -> Dataset:
@@ -50,10 +77,13 @@ def build_loader(
     """Training batches, in an order that depends on seed and epoch alone."""
     augmentation = {
         "levels": recipe.levels,
-        "views": TrainingViews(recipe.num_views, padding=recipe.crop_pad, flip=recipe.flip, erase=recipe.erase),
+        "views": build_views(recipe, processor.image_processor),
         "seed": recipe.seed,
         "flip_words": recipe.flip_words,
         "caption_augmentation": CaptionAugmentation(recipe.drop_attributes, recipe.drop_phrases),
+        "phrases": recipe.phrases,
+        "words": recipe.words,
+        "resample": Image.Resampling.BICUBIC,
     }
     if isinstance(rows, ShardedRows):
         pairs = StreamedPairs(rows, processor, **augmentation)
@@ -65,7 +95,9 @@ def build_loader(
         pairs = TrainingPairs(rows, processor, recipe.cache_images, **augmentation)
         pairs_of_all = recipe.batch_size * num_processes  # what the processes share is arranged by length or person
         if recipe.pairs_per_person:
-            sampler = BalancedSampler(pairs.pair_person_ids, pairs_of_all, recipe.pairs_per_person, recipe.seed)
+            sampler = BalancedSampler(
+                pairs.pair_person_ids, pairs_of_all, recipe.pairs_per_person, recipe.seed, recipe.drop_incomplete
+            )
         else:
             window = BATCHES_PER_WINDOW if recipe.group_by_length else 1
             sampler = PairSampler(pairs.caption_lengths, pairs_of_all, recipe.seed, window)

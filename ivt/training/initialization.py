@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
@@ -28,6 +29,7 @@ from modeling_ivt import IVTConfig, IVTModel
 from modeling_ivt.modeling_ivt import resize_grid
 from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor
+from processing.end_token import without_end_token
 
 from .recipe import Recipe
 from .sources import Source, read_bert, read_vit
@@ -281,6 +283,8 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
             f"had from the Hub; pass --tokenizer. The Hub said: {error}"
         ) from error
     assert tokenizer is not None  # None only if it is asked for by type
+    if not recipe.end_token:
+        tokenizer = without_end_token(tokenizer)
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     model, normalisation, lines = initial_model(recipe, model_fields, vocabulary)
     if len(tokenizer) != model.config.vocab_size:
@@ -296,5 +300,6 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
     if recipe.gradient_checkpointing:
         model.activation_checkpointing_enable()
     height, width = model.config.image_size
-    image_processor = IVTImageProcessor(size={"height": height, "width": width}, **normalisation)
+    resample = Image.Resampling[recipe.test_resample.upper()]
+    image_processor = IVTImageProcessor(size={"height": height, "width": width}, resample=resample, **normalisation)
     return model, IVTProcessor(image_processor, tokenizer), lines

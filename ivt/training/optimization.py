@@ -9,6 +9,8 @@ from torch import nn
 
 from .recipe import Recipe
 
+REFERENCE_START, REFERENCE_LEAST = 0.01, 1e-5  # share of the rate in the first epoch, and the rate at the end
+
 
 def layers_above(name: str, num_layers: int) -> int:
     """How far from the output a weight is: 0 for the last norm and what is not the model's, 1 for the last block."""
@@ -56,6 +58,33 @@ def learning_rate_factor(step: int, warmup_steps: int, progress: float, min_lr_r
     warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     return warmup * (min_lr_ratio + (1.0 - min_lr_ratio) * cosine)
+
+
+def reference_rate(recipe: Recipe, progress: float) -> tuple[float, float]:
+    """The schedule of IVT's authors: it changes once an epoch.
+
+    The rates grow from 1 % in the epochs of the warm-up; then a cosine over all epochs goes down to 1e-5, for every
+    group the same.
+
+    Args:
+        recipe: gives the epochs of the run and of its warm-up.
+        progress: share of the run that is over.
+
+    Returns:
+        See `learning_rate`.
+    """
+    epoch = math.floor(min(progress, 1.0) * recipe.epochs + 1e-6)
+    if epoch < recipe.warmup_epochs:
+        return REFERENCE_START + (1.0 - REFERENCE_START) * epoch / recipe.warmup_epochs, 0.0
+    cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / recipe.epochs))
+    return cosine, (1.0 - cosine) * REFERENCE_LEAST
+
+
+def learning_rate(recipe: Recipe, step: int, warmup_steps: int, progress: float) -> tuple[float, float]:
+    """Factor and floor of the next step: a group whose own rate is r learns at `factor * r + floor`."""
+    if recipe.schedule == "reference":
+        return reference_rate(recipe, progress)
+    return learning_rate_factor(step, warmup_steps, progress, recipe.min_lr_ratio), 0.0
 
 
 @dataclass

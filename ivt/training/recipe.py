@@ -5,11 +5,13 @@ from typing import Any
 
 from ivt.choices import CORPORA, ON_BAD_IMAGE, PROTOCOLS
 from ivt.messages import check_choice
-from processing.batches import LEVELS
+from processing.batches import LEVELS, PHRASES, WORDS
 
 from .options import check_limits, option
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+
+RESAMPLING = ("bicubic", "bilinear")
 
 MODEL_SIZES: dict[str, dict[str, Any]] = {
     "ivt-tiny": {
@@ -73,6 +75,8 @@ class Recipe:
 
     corpus: str = option("synthetic", "cuhk-pedes, icfg-pedes, rstpreid, synthetic or shards", choices=CORPORA)
     num_people: int | None = option(None, "synthetic: people to draw for training", least=1)
+    train_split: str = option("train", "train, or train+val: all identities", choices=("train", "train+val"))
+    max_caption_words: int | None = option(None, "leave out longer captions in training", least=1)
     streaming: bool = option(False, "read the training pairs from shards as they are used")
     stream_buffer: int = option(
         4096, "streaming: pairs that each process shuffles together, beside the shards", least=1
@@ -88,9 +92,20 @@ class Recipe:
     max_text_tokens: int = option(64, "longer captions are cut off", least=3)
 
     levels: list[str] = option(list(LEVELS), f"text levels of MLA, of {', '.join(LEVELS)}", choices=LEVELS)
+    phrases: str = option(
+        "piece", "phrase level: any piece between commas, or the longest of a sentence or its rest", choices=PHRASES
+    )
+    words: str = option("all", "word level: all nouns and adjectives, a random subset, a random clause", choices=WORDS)
+    end_token: bool = option(True, "[SEP] ends every text")
+    test_resample: str = option(
+        "bicubic", "filter that resizes pictures when training is over; in training bicubic", choices=RESAMPLING
+    )
     num_views: int = option(3, "augmented views per image: 1 for all texts, or one a level", least=1)
     flip: float = option(0.5, "probability that a view is mirrored", least=0, most=1)
     erase: float = option(0.5, "probability that a rectangle of a view is erased", least=0, most=1)
+    erasing: str = option(
+        "grey", "the rectangle is grey, or noise of the authors' area and aspect", choices=("grey", "noise")
+    )
     flip_words: bool = option(False, "mirror all views of a pair or none, and swap left and right in its texts")
     crop_pad: int = option(10, "pixels of padding before the random crop", least=0)
     drop_attributes: float = option(0.0, "probability that an adjective is left out", least=0, most=1)
@@ -116,6 +131,11 @@ class Recipe:
     )
     momentum: float = option(0.9, "of sgd", least=0)
     weight_decay: float = option(1e-4, "of all weights with sgd, of matrices with adamw", least=0)
+    schedule: str = option(
+        "step",
+        "rates change every step, or reference: every epoch, from a hundredth to 1e-5",
+        choices=("step", "reference"),
+    )
     warmup_epochs: float = option(5.0, "epochs in which learning_rate grows from 0", least=0)
     min_lr_ratio: float = option(0.002, "the cosine ends at this share of learning_rate", least=0, most=1)
     max_grad_norm: float | None = option(None, "clip the gradient to this length", above=0)
@@ -129,6 +149,7 @@ class Recipe:
     pairs_per_person: int | None = option(
         None, "batches of batch_size / K people with K pairs each; default: any pairs", least=1
     )
+    drop_incomplete: bool = option(False, "pairs_per_person: leave groups out that are not full, as the authors do")
     cached_chunk: int | None = option(
         None, "gradient caching: the memory of so many pairs, whatever batch_size, for a third more time", least=1
     )
@@ -157,11 +178,20 @@ class Recipe:
             self._check_streaming()
         if not any(getattr(self, name) for name in LOSS_WEIGHTS):
             raise ValueError(f"{', '.join(LOSS_WEIGHTS)} are all 0: there is no loss; give one of them a weight")
+        self._check_reference()
         if self.pairs_per_person and (self.batch_size % self.pairs_per_person or self.group_by_length):
             raise ValueError(
                 f"pairs_per_person is {self.pairs_per_person}: it must divide batch_size ({self.batch_size}), and "
                 "group_by_length must be off, since the persons decide the order"
             )
+
+    def _check_reference(self) -> None:
+        if self.schedule == "reference" and (self.max_steps or self.max_minutes):
+            raise ValueError("schedule is reference, which counts epochs; pass epochs, not max_steps or max_minutes")
+        if self.token_weight and not self.end_token:
+            raise ValueError("token_weight counts the tokens between [CLS] and [SEP]; set end_token to true for it")
+        if self.drop_incomplete and not self.pairs_per_person:
+            raise ValueError("drop_incomplete is about groups of pairs_per_person, which is not given; pass both")
 
     def _check_streaming(self) -> None:
         if self.corpus != "shards":
@@ -169,6 +199,8 @@ class Recipe:
                 f"streaming reads shards, corpus is {self.corpus!r}; write it as shards with "
                 f"`ivt corpus shard {self.corpus} FOLDER` and pass --corpus shards --corpus_root FOLDER"
             )
-        if self.cache_images or self.pairs_per_person:
-            name = "cache_images" if self.cache_images else "pairs_per_person"
-            raise ValueError(f"{name} needs all pairs in memory, which streaming avoids; leave one of them out")
+        for name in ("cache_images", "pairs_per_person", "max_caption_words"):
+            if getattr(self, name):
+                raise ValueError(f"{name} needs all pairs in memory, which streaming avoids; leave one of them out")
+        if self.train_split != "train":
+            raise ValueError(f"train_split is {self.train_split!r}, streaming reads the shards of train; leave it out")

@@ -21,7 +21,7 @@ from ivt.corpora.sharded import ShardedRows
 from processing import IVTProcessor
 
 from .checkpoints import Progress, best_is_saved, delete_replaced, resume, save_checkpoint, save_model
-from .optimization import Schedule, learning_rate_factor
+from .optimization import Schedule, learning_rate
 from .recipe import Recipe
 from .record import describe_sizes, resume_record
 from .runlog import RunLog
@@ -105,11 +105,9 @@ class Run:
         return self.done >= 1
 
     @property
-    def learning_rate_factor(self) -> float:
-        """What all learning rates are multiplied by in the next step."""
-        return learning_rate_factor(
-            self.progress.step, self.schedule.warmup_steps, self.done, self.recipe.min_lr_ratio
-        )
+    def learning_rate(self) -> tuple[float, float]:
+        """Factor and floor of all learning rates in the next step."""
+        return learning_rate(self.recipe, self.progress.step, self.schedule.warmup_steps, self.done)
 
     def rest_of_epoch(self) -> Iterator[dict[str, Any]]:
         """The batches of this epoch that are not done yet.
@@ -131,7 +129,8 @@ class Run:
     def end_step(self) -> None:
         """Count an optimiser step; log and save if it is time to."""
         progress, recipe = self.progress, self.recipe
-        learning_rate = self.learning_rate_factor * recipe.learning_rate  # of this step, before it is counted
+        factor, floor = self.learning_rate  # of this step, before it is counted
+        rate = factor * recipe.learning_rate + floor
         progress.step += 1
         self.accelerator.unwrap_model(self.objective).update_average(progress.step)
         self._take_time()
@@ -142,7 +141,7 @@ class Run:
         if saves or ends_epoch or self.is_done or progress.step % recipe.log_steps == 0:
             mean = self.watch.mean()  # collective, and before anything is saved
             if self.log:
-                self.log.write_step(progress, mean, learning_rate, self.pairs_per_step)
+                self.log.write_step(progress, mean, rate, self.pairs_per_step)
         if saves and not self.is_done:
             self.check_weights()
             save_checkpoint(self.accelerator, self.output_dir, progress.step, recipe.keep_checkpoints)

@@ -107,7 +107,9 @@ def test_without_a_tokenizer_none_is_written(
     assert convert(golden_checkpoint) == 0
     assert "no tokenizer written" in capsys.readouterr().out
     assert not list((tmp_path / "model").glob("*token*"))
-    assert AutoImageProcessor.from_pretrained(tmp_path / "model").size["height"] == 96
+    image_processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    assert image_processor.size["height"] == 96
+    assert image_processor.resample == 2  # bilinear, as the authors' code resizes in test
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -233,3 +233,27 @@ def test_batches_that_cannot_be_balanced_are_refused():
         BalancedSampler(PERSONS, batch_size=12, pairs_per_person=5)
     with pytest.raises(ValueError, match="2 persons do not fill a batch of 4 persons with 3 pairs"):
         BalancedSampler([1, 1, 1, 2, 2], batch_size=12, pairs_per_person=3)
+
+
+def test_incomplete_groups_are_dropped_but_for_persons_with_no_other():
+    persons = [0] * 11 + [1] * 4 + [2] * 3 + [3]  # pairs 0-10, 11-14, 15-17, 18
+    sampler = BalancedSampler(persons, batch_size=4, pairs_per_person=4, drop_incomplete=True)
+    seen = Counter()
+    for epoch in range(50):
+        batches = np.array([index for _, index in epoch_of(sampler, epoch)]).reshape(-1, 4)
+        groups = Counter(persons[batch[0]] for batch in batches)
+        assert groups == {0: 2, 1: 1, 2: 1, 3: 1}
+        assert all(len({persons[index] for index in batch}) == 1 for batch in batches)
+        assert all(len(set(batch)) == min(4, persons.count(persons[batch[0]])) for batch in batches)
+        seen.update(index for index in batches.ravel() if index <= 10)
+    assert len(seen) == 11 and max(seen.values()) < 50  # other pairs are left out in other epochs
+    whole = BalancedSampler(persons, batch_size=4, pairs_per_person=4)
+    assert len(whole) == len(sampler) + 4
+
+
+def test_batch_of_28_has_seven_persons_and_twelve_positives_in_a_row_of_three_levels():
+    persons = np.arange(40).repeat(9)
+    order = np.array([index for _, index in BalancedSampler(persons, 28, 4, drop_incomplete=True)])
+    for batch in persons[order].reshape(-1, 28):
+        counts = np.unique(batch, return_counts=True)[1]
+        assert len(counts) == 7 and (counts * 3 == 12).all()

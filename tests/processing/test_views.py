@@ -133,3 +133,31 @@ def test_flip_and_erase_happen_at_their_rates():
 def test_a_rectangle_that_cannot_fit_erases_nothing():
     views = TrainingViews(num_views=1, padding=0, flip=0, erase=1, erase_area=(2, 2))
     np.testing.assert_array_equal(views(PIXELS, rng())[0], PIXELS)
+
+
+def test_noise_of_the_authors_covers_their_share_of_the_pixels_and_is_standard_normal_where_pictures_are_normalised():
+    pixels = np.full((3, 384, 128), 200, np.uint8)
+    views = TrainingViews(
+        num_views=600, padding=0, flip=0, erase=0.5, erase_area=(0.02, 1 / 3), erase_log=True,
+        erase_fill=(127.5,) * 3, erase_noise=(127.5,) * 3,
+    )(pixels, rng())  # fmt: skip
+    assert views.dtype == np.float32
+    hidden = views != 200
+    assert abs(hidden.any(1).mean() - 0.078) < 0.012  # from the description; a grey one of our recipes: 0.098
+    noise = views[hidden] / 127.5 - 1
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    assert len(np.unique(noise[:1000])) > 990  # every pixel and channel has its own
+
+
+def test_tall_and_wide_rectangles_are_as_likely_in_the_logarithm_of_the_aspect():
+    _, _, rows, columns = erased_rectangles(100, 100, erase_log=True, erase_area=(0.1, 0.1)).T
+    assert abs((rows > columns).mean() - 0.5) < 0.08
+    assert 0.28 < (rows / columns).min() < 0.35 and 2.9 < (rows / columns).max() < 3.5
+
+
+def test_filter_of_training_may_differ_from_the_processors():
+    picture = Image.fromarray(PIXELS.transpose(1, 2, 0))
+    processor = IVTImageProcessor(size={"height": 36, "width": 10}, resample=Image.Resampling.BILINEAR)
+    expected = resized_pixels(picture, IVTImageProcessor(size={"height": 36, "width": 10}))
+    np.testing.assert_array_equal(resized_pixels(picture, processor, Image.Resampling.BICUBIC), expected)
+    assert (resized_pixels(picture, processor) != expected).any()

@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from ivt.training.objective import Objective
-from ivt.training.optimization import Schedule, build_optimizer, learning_rate_factor
+from ivt.training.optimization import Schedule, build_optimizer, learning_rate, learning_rate_factor
 from ivt.training.recipe import Recipe
 from modeling_ivt import IVTModel
 
@@ -112,3 +114,29 @@ def test_steps_of_an_epoch_are_counted_with_the_one_on_the_batches_left_over(bat
 def test_run_ends_with_its_steps_or_its_minutes_whichever_comes_first():
     schedule = Schedule.of(Recipe(max_steps=10, max_minutes=2.0, epochs=1), batches_per_epoch=40)
     assert [schedule.share_done(*place) for place in ((5, 0), (5, 90), (10, 90), (5, 120))] == [0.5, 0.75, 1.0, 1.0]
+
+
+def test_reference_schedule_changes_once_an_epoch_from_one_percent_to_one_rate_for_all_groups():
+    recipe = Recipe(schedule="reference", learning_rate=0.005, epochs=120, warmup_epochs=5)
+
+    def rate_at(epoch: float, own: float = 0.005) -> float:
+        factor, floor = learning_rate(recipe, 0, 0, epoch / 120)
+        return factor * own + floor
+
+    # ten points of the authors' practice, from its description: linear from 1 %, then 1e-5 + (r - 1e-5) * cosine
+    for epoch, share in [(0, 0.01), (1, 0.208), (2, 0.406), (4, 0.802)]:
+        assert rate_at(epoch) == pytest.approx(0.005 * share)
+    for epoch in (5, 30, 60, 90, 119, 120):
+        for own in (0.005, 0.01):
+            expected = 1e-5 + (own - 1e-5) * (1 + math.cos(math.pi * epoch / 120)) / 2
+            assert rate_at(epoch, own) == pytest.approx(expected, rel=1e-6)
+    assert rate_at(60.99) == rate_at(60) != rate_at(61)
+    assert rate_at(130) == pytest.approx(1e-5)
+
+
+def test_every_epoch_begins_with_its_own_rate_in_the_reference_schedule():
+    recipe, steps = Recipe(schedule="reference", epochs=7), 3
+    found = [learning_rate(recipe, 0, 0, step / (7 * steps)) for step in range(7 * steps)]
+    assert (
+        all(len(set(found[epoch * steps : (epoch + 1) * steps])) == 1 for epoch in range(7)) and len(set(found)) == 7
+    )

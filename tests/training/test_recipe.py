@@ -12,6 +12,7 @@ from ivt.training.recipe import Recipe, RunPaths
 from modeling_ivt import IVTConfig
 
 ROOT = Path(__file__).parents[2]
+RECIPE_FILES = sorted([*(ROOT / "ivt/recipes").glob("*.yaml"), *(ROOT / "ivt/recipes/reference").glob("*.yaml")])
 NUMBERS = (int, float, int | None, float | None)
 
 
@@ -98,7 +99,7 @@ def test_run_may_be_told_what_is_reported_where(tmp_path):
         RunPaths(seeds=0)
 
 
-@pytest.mark.parametrize("recipe_file", sorted((ROOT / "ivt/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe_file", RECIPE_FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipes_of_the_repository_are_valid(recipe_file):
     _, recipe, model_fields = parse_arguments(["--config", str(recipe_file)])
     IVTConfig(**model_fields)
@@ -121,6 +122,44 @@ def test_corpus_recipes_have_the_settings_of_the_paper(name, stride, batch_size)
     assert recipe.init.startswith("vit=timm/vit_base_patch16_224") and recipe.init.endswith("bert-base-uncased")
     assert (recipe.flip, recipe.erase, recipe.crop_pad) == (0.5, 0.5, 10)
     assert (recipe.cmpm_weight, recipe.itc_weight) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["cuhk_pedes", "icfg_pedes", "rstpreid"])
+def test_reference_recipes_have_the_practice_of_the_authors(name):
+    _, recipe, model_fields = parse_arguments(["--config", f"reference/{name}"])
+    config = IVTConfig(**model_fields)
+    rstp = name == "rstpreid"
+    assert (config.patch_stride, recipe.batch_size) == ((16, 48) if rstp else (12, 28))
+    assert (recipe.pairs_per_person, recipe.drop_incomplete, recipe.gather) == (4, True, "none")
+    assert (recipe.schedule, recipe.warmup_epochs, recipe.learning_rate) == ("reference", 5, 0.005)
+    assert recipe.epochs == (120 if name == "cuhk_pedes" else 121)
+    assert (recipe.end_token, recipe.max_text_tokens, recipe.test_resample) == (False, 512, "bilinear")
+    assert (recipe.phrases, recipe.erasing) == ("longest", "noise")
+    assert recipe.words == ("subset" if name == "cuhk_pedes" else "clause")
+    assert recipe.train_split == ("train+val" if name == "icfg_pedes" else "train")
+    assert recipe.max_caption_words == (90 if rstp else None)
+    assert "orig_in21k_ft_in1k" in recipe.init and recipe.protocol == "reference"
+
+
+def test_unknown_recipe_names_the_packaged_ones():
+    with pytest.raises(ValueError, match="cuhk_pedes, demo, .*reference/cuhk_pedes"):
+        parse_arguments(["--config", "reference/market"])
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"schedule": "reference", "max_steps": 5}, "schedule is reference, which counts epochs"),
+        ({"schedule": "reference", "max_minutes": 5.0}, "pass epochs, not max_steps or max_minutes"),
+        ({"drop_incomplete": True}, "drop_incomplete is about groups of pairs_per_person"),
+        ({"token_weight": 1.0, "end_token": False}, "token_weight counts the tokens between"),
+        ({"streaming": True, "corpus": "shards", "max_caption_words": 9}, "max_caption_words needs all pairs"),
+        ({"streaming": True, "corpus": "shards", "train_split": "train+val"}, "streaming reads the shards of train"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**fields)
 
 
 @pytest.mark.parametrize("recipe_file", sorted((ROOT / "ivt/recipes").glob("*.yaml")), ids=lambda path: path.stem)
