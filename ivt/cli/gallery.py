@@ -125,13 +125,13 @@ def build_query(
 
 def print_results(results: "SearchResults", save: Path | None, as_json: bool) -> None:
     """Show what a search found, and draw the sheet if one is wanted."""
-    if save and results:
-        results.show(save)
     if as_json:
         found = {"query": results.query, "presence": results.presence, "no_match": results.no_match}
         print_json(found | {"results": [result.to_dict() for result in results]})
     else:
-        print(results)
+        print(results, flush=True)
+    if save and results:  # after the results, which a sheet that cannot be written must not cost
+        results.show(save)
 
 
 def ask_marks(results: "SearchResults") -> tuple[list[str], list[str]]:

@@ -90,11 +90,12 @@ def draw_rows(rows: Sequence[tuple[str, Sequence[Overlay]]]) -> Image.Image:
     figure = Figure(figsize=((1.6 if any(lines) else 1.2) * columns + 0.8, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (title, overlays) in zip(parts, rows, strict=True):
-        part.suptitle("\n".join(textwrap.wrap(title, 14 * columns)), fontsize=12, x=0.01, ha="left")
+        title = "\n".join(textwrap.wrap(title, 14 * columns))
+        part.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
         axes = part.subplots(1, columns, squeeze=False)[0]
         for place, overlay in zip(axes, overlays, strict=False):
             draw_overlay(place, overlay, float(overlay.pixel_map.max()))
-            place.set_title(overlay.title, fontsize=7 if "\n" in overlay.title else 9)
+            place.set_title(overlay.title, fontsize=7 if "\n" in overlay.title else 9, parse_math=False)
         for place in axes[len(overlays) :]:
             place.set_axis_off()
         bar = part.colorbar(ScalarMappable(Normalize(0, 1), MAP_COLOURS), ax=list(axes), fraction=0.03, pad=0.01)
@@ -115,7 +116,7 @@ def write_words(axes: Axes, words: Sequence[tuple[str, float]]) -> None:
     for word, weight in words:
         red, green, blue, _ = colours.to_rgba(np.array(weight))
         box = {"facecolor": (red, green, blue, 0.7), "linewidth": 0, "boxstyle": "square,pad=0.25"}
-        text = axes.text(0, 0, word, transform=None, va="top", fontsize=11, bbox=box)
+        text = axes.text(0, 0, word, transform=None, va="top", fontsize=11, bbox=box, parse_math=False)
         extent = text.get_window_extent()
         if x and x + extent.width > area.width:
             x, y = 0.0, y - 1.9 * WORD_HEIGHT
@@ -150,7 +151,7 @@ def draw_explanation(
     left.imshow(image)
     left.set_title(f"cosine with the sentence {score:.2f}", fontsize=9)
     drawn = draw_overlay(middle, Overlay(image, pixel_map), float(pixel_map.max()))
-    middle.set_title("\n".join(textwrap.wrap(looked, 28)), fontsize=9)
+    middle.set_title("\n".join(textwrap.wrap(looked, 28)), fontsize=9, parse_math=False)
     figure.colorbar(drawn, ax=middle, label=unit, fraction=0.1, pad=0.02)
     right.set_title("what the cosine loses without the word", fontsize=9, loc="left")
     figure.colorbar(

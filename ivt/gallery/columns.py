@@ -69,7 +69,6 @@ class Crop(Picture):
 PICTURE_FIELDS = [entry.name for entry in fields(Picture)]
 DETAILS = ["camera", "time", "track_id", "person_id"]  # a crop that leaves one open keeps what the gallery has
 CONTENT_FIELDS = ["content_hash", "model_name", "model_revision"]
-SQL_FIELDS = [*PICTURE_FIELDS, *CONTENT_FIELDS]  # what a condition may name
 # With it two processes that add the same picture at the same time notice each other.
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 

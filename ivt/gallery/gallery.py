@@ -28,6 +28,7 @@ from ivt.retrieval.models import DEFAULT_MODEL, ModelVersion, embedding_width, f
 
 from .calibration import Calibration, load_calibration
 from .columns import Picture, gallery_schema
+from .conditions import check_condition
 from .crops import Box, find_crops
 from .engine import Work
 from .folders import absolute, folder_of
@@ -39,7 +40,7 @@ from .runner import start_engine
 from .scores import GalleryStatistics
 from .searching import search
 from .store import Store
-from .table import GalleryTable, explaining
+from .table import GalleryTable
 from .upkeep import describe_table, optimize_table, reembed_table, tidy_up, verify_table
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,8 @@ class Gallery:
         """Remove pictures from the gallery; their files stay.
 
         Args:
-            where: SQL condition on the columns, e.g. "time < timestamp '2024-05-01 00:00:00'".
+            where: condition on the columns, e.g. "time < timestamp '2024-05-01 00:00:00'"; `conditions.py` has the
+                grammar.
             image_ids: or the names of the pictures.
 
         Returns:
@@ -202,12 +204,12 @@ class Gallery:
         """
         if (where is None) == (image_ids is None):
             raise ValueError("remove wants a condition or image ids, one of the two")
+        where = check_condition(where)
         table, before = self._existing_table().table, len(self)
         if image_ids is not None:
             self.store.delete(table, list(image_ids))
         elif where is not None:
-            with explaining(table, where):
-                table.delete(where)
+            table.delete(where)
         return before - len(self)
 
     def search(
@@ -226,7 +228,8 @@ class Gallery:
             query: a sentence; clauses in one text, such as `red coat AND black boots NOT backpack` (`queries.py` has
                 the grammar); a picture of the person, or its `Path`; or a `Query` of words and pictures with weights.
             k: how many results.
-            where: SQL condition on the columns, e.g. "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'".
+            where: condition on the columns, e.g. "camera = 'north' AND time > timestamp '2024-05-01 12:00:00'";
+                `conditions.py` has the grammar.
             right: image ids of earlier results that show the person; the query moves towards them.
             wrong: image ids of earlier results that do not; it moves away. Marked pictures are not found again.
             group_by: "track" gives one result for each track, "duplicate" one for pictures that are nearly the same.
@@ -237,8 +240,9 @@ class Gallery:
         """
         table = self._existing_table()
         self._check_model()
-        asked, encoder = as_query(query), load_model(self.model_version, self.device)
-        return search(table, encoder, self.calibration, asked, k, where, right, wrong, group_by)
+        asked, condition = as_query(query), check_condition(where)
+        encoder = load_model(self.model_version, self.device)
+        return search(table, encoder, self.calibration, asked, k, condition, right, wrong, group_by)
 
     def statistics(self, where: str | None = None) -> GalleryStatistics | None:
         """How the vectors of the rows for which a condition holds are spread; None if it holds for none.
@@ -246,7 +250,7 @@ class Gallery:
         Raises:
             ValueError: if there is no gallery, or the condition cannot be understood.
         """
-        return self._existing_table().statistics(where)
+        return self._existing_table().statistics(check_condition(where))
 
     def vectors(self, image_ids: Sequence[str]) -> torch.Tensor:
         """The vectors (n, D) of pictures, in no particular order.
@@ -264,7 +268,7 @@ class Gallery:
         Args:
             vector: (D,), of any length but zero.
             k: how many rows.
-            where: SQL condition on the columns; the k are chosen among the rows for which it holds.
+            where: condition on the columns (see `conditions.py`); the k are chosen among the rows for which it holds.
 
         Returns:
             Rows with the columns of the gallery but `image`, and `score`, the cosine rounded to 6 decimals: best
@@ -274,7 +278,7 @@ class Gallery:
             ValueError: if there is no gallery, k is below 1, the vector does not fit, or the condition cannot be
                 understood.
         """
-        return self._existing_table().nearest(vector, k, where)
+        return self._existing_table().nearest(vector, k, check_condition(where))
 
     def images(self, image_ids: Sequence[str]) -> list[Image.Image]:
         """Load pictures by their names; one that cannot be read is grey, with a warning.

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from .columns import PICTURE_FIELDS, Picture
-from .sheets import Answer, draw_answers
+from .sheets import NOTE_WIDTH, Answer, draw_answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,18 @@ class Result(Picture):
 UNSURE = (0.4, 0.6)  # probabilities that say hardly more than the even odds before the search
 ROW_FIELDS = [*PICTURE_FIELDS, "score"]  # of a result, what its row of the gallery holds
 RESULT_FIELDS = [entry.name for entry in fields(Result)]
+
+
+def where_from(picture: Picture) -> list[str]:
+    """The file of a picture, its camera and its time, as far as they are known; of a long name the end."""
+    name = picture.image_id
+    time = picture.time.strftime("%Y-%m-%d %H:%M:%S") if picture.time else None
+    parts = ["…" + name[1 - NOTE_WIDTH :] if len(name) > NOTE_WIDTH else name, picture.camera, time]
+    return [part for part in parts if part]
+
+
+def _clause_notes(result: Result, labels: Sequence[str]) -> list[str]:
+    return [f"{result.clause_scores[label]:+.1f} {label}" for label in labels]
 
 
 class SearchResults(Sequence[Result]):
@@ -120,7 +132,7 @@ class SearchResults(Sequence[Result]):
             raise ValueError(f"nothing was found for {self.query!r}, so there is no sheet to draw")
         labels = self._clauses()
         answers = [
-            Answer(image, result.score, notes=tuple(f"{result.clause_scores[label]:+.1f} {label}" for label in labels))
+            Answer(image, result.score, notes=(*where_from(result), *_clause_notes(result, labels)))
             for image, result in zip(self.images(), self, strict=True)
         ]
         buffer = io.BytesIO()

@@ -4,9 +4,7 @@ Dimensions: n rows, D embedding width.
 """
 
 import logging
-import re
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +16,7 @@ from ivt.messages import first_few
 from ivt.retrieval.models import ModelVersion
 from ivt.retrieval.ranking import SCORE_DECIMALS, check_k
 
-from .columns import CROP_SCHEMA, PICTURE_FIELDS, SQL_FIELDS, Picture
+from .columns import CROP_SCHEMA, PICTURE_FIELDS, Picture
 from .engine import decode, read_crops
 from .scores import GalleryStatistics
 from .store import Store, any_of
@@ -37,22 +35,6 @@ def vectors_of(rows: pa.Table) -> torch.Tensor:
     """The vectors (n, D) of rows of a gallery."""
     vectors = rows["vector"].combine_chunks()
     return torch.from_numpy(vectors.flatten().to_numpy().reshape(len(rows), vectors.type.list_size).copy())
-
-
-@contextmanager
-def explaining(table: "Table", where: str | None) -> Generator[None]:
-    """Turn LanceDB's errors about a condition into what the user can do."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        if where is None:
-            raise
-        reason = re.sub(r"^Invalid input, |, /\S+\.rs:[\d:]+$|\. Valid fields are .*", "", str(error).split("\n")[0])
-        columns = ", ".join(f"{field.name} ({field.type})" for field in table.schema if field.name in SQL_FIELDS)
-        raise ValueError(
-            f"the condition {where!r} cannot be understood: {reason}; the columns are {columns}; write texts as "
-            "'north' and times as timestamp '2024-05-01 12:00:00', in UTC"
-        ) from error
 
 
 def measure(table: "Table", where: str | None) -> GalleryStatistics:
@@ -106,15 +88,13 @@ class GalleryTable:
     def statistics(self, where: str | None = None) -> GalleryStatistics | None:
         """How the vectors of the rows for which a condition holds are spread; None if it holds for none.
 
-        Raises:
-            ValueError: if the condition cannot be understood.
+        `where` is SQL, from `conditions.check_condition` or made by this package.
         """
-        with explaining(self.table, where):
-            if self.table.count_rows(where) == 0:
-                return None
-            key = (self.table.version, where)
-            if key not in self._statistics:
-                self._statistics = {key: measure(self.table, where)}  # the last one alone
+        if self.table.count_rows(where) == 0:
+            return None
+        key = (self.table.version, where)
+        if key not in self._statistics:
+            self._statistics = {key: measure(self.table, where)}  # the last one alone
         return self._statistics[key]
 
     def _named(self, image_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
@@ -150,12 +130,13 @@ class GalleryTable:
         return [decoded[image_id][0] or Image.new("RGB", MISSING_SIZE, "lightgrey") for image_id in image_ids]
 
     def nearest(self, vector: np.ndarray, k: int = 10, where: str | None = None) -> pa.Table:
-        """Find the rows closest to a vector by cosine; see `Gallery.nearest`.
+        """Find the rows closest to a vector by cosine; see `Gallery.nearest`, which checks the condition.
 
         Raises:
-            ValueError: if k is below 1, the vector does not fit, or the condition cannot be understood.
+            ValueError: if k is below 1, or the vector does not fit.
         """
         check_k(k)
+        k = min(k, max(len(self), 1))  # the engine makes room for k rows
         if vector.shape != (self.width,) or not np.isfinite(vector).all() or not vector.any():
             raise ValueError(
                 f"the query vector has shape {vector.shape}, expected ({self.width},), finite and not all zero"
@@ -164,8 +145,7 @@ class GalleryTable:
         search = self.table.search(vector.astype(np.float32))
         search = search.distance_type("cosine").limit(k)  # ty: ignore[missing-attribute]  # a search of vectors has it
         search = search.select([*columns, "_distance"]).nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
-        with explaining(self.table, where):
-            rows = (search.where(where, prefilter=True) if where else search).to_arrow()
+        rows = (search.where(where, prefilter=True) if where else search).to_arrow()
         scores = pa.array(np.round(1 - rows["_distance"].to_numpy(), SCORE_DECIMALS), pa.float32())
         rows = rows.drop_columns("_distance").append_column("score", scores)
         return rows.sort_by([("score", "descending"), ("image_id", "ascending")])

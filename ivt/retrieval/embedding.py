@@ -139,7 +139,8 @@ def embed_texts(
         Unit-length vectors (n, D), float32, on the CPU, in the order of the texts.
 
     Raises:
-        ValueError: if there are no texts, one is empty or no string, or `texts` is itself a string.
+        ValueError: if there are no texts, one is empty, no string or has half a character, or `texts` is itself a
+                string.
     """
     if isinstance(texts, str):
         raise ValueError(f"texts is one string ({texts[:40]!r}), expected a list; pass [text]")
@@ -149,6 +150,8 @@ def embed_texts(
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"text {index} is {text!r}, expected a sentence; leave out texts without words")
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(f"text {index} is {text[:80]!a}, with half a character, as of an emoji cut in two")
 
     options = {} if max_length is None else {"max_length": max_length}
     longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a lack of memory shows at once

@@ -265,3 +265,9 @@ def test_info_verify_remove_and_optimize(indexed: Any) -> None:
         assert indexed("gallery", "remove", "--gallery", "people.lance", *arguments).exit_code == 2
     assert "0 pictures, index -" in indexed("gallery", "optimize", "--gallery", "people.lance").stdout
     assert json.loads(indexed("gallery", "optimize", "--gallery", "people.lance", "--json").stdout)["pictures"] == 0
+
+
+def test_results_are_printed_before_a_sheet_that_cannot_be_written(indexed: Any) -> None:
+    result = indexed("search", "a man", "--gallery", "people.lance", "--save", "missing/sheet.png")
+    assert result.exit_code == 2 and "missing/sheet.png" in result.output
+    assert result.stdout.startswith("3 results for 'a man'\n")

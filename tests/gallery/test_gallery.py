@@ -365,7 +365,7 @@ def test_condition_is_applied_before_the_k_are_chosen(people: Gallery, make_crop
 def test_condition_that_cannot_be_understood_names_the_columns(people: Gallery, make_crops, condition: str) -> None:
     people.add(make_crops("1.png"), progress=False)
     for use in (lambda: people.search(QUERY, where=condition), lambda: people.remove(condition)):
-        with pytest.raises(ValueError, match=r"cannot be understood: .*camera \(string\), time \(timestamp") as error:
+        with pytest.raises(ValueError, match=r"cannot be understood: .*camera \(text\), time \(time\)") as error:
             use()
         assert (
             ".rs" not in str(error.value)

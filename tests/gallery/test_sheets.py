@@ -58,3 +58,20 @@ def test_notes_stand_under_the_picture_and_remarks_behind_the_query(tmp_path):
         dark_rows((), ["no match"]),
     )
     assert plain[1] == 0 < noted[1] and noted[0] == plain[0] < remarked[0] and remarked[1] == 0
+
+
+def test_more_than_ten_pictures_go_into_further_rows(tmp_path):
+    draw_answers(["one"], [answers([None] * 23)], tmp_path / "sheet.png")
+    orange = (np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")) == (255, 165, 0)).all(axis=-1)
+    rows = np.flatnonzero(np.diff(orange.any(axis=1).astype(int)))
+    assert len(rows) == 6
+    counts = [
+        (np.diff(orange[top:bottom].any(axis=0).astype(int)) == 1).sum() for top, bottom in rows.reshape(3, 2) + 1
+    ]
+    assert counts == [10, 10, 3]
+
+
+def test_queries_and_notes_are_drawn_as_typed(tmp_path):
+    # as mathematics the last one ends in an error
+    for text in ("a shirt with $x_1$ on it", "costs $100 and $", "\\frac $\\frac{$"):
+        draw_answers([text], [[Answer(Image.new("RGB", (30, 80)), 0.5, notes=(text,))]], tmp_path / "sheet.png")

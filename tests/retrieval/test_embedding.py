@@ -180,3 +180,8 @@ def test_prefetch_keeps_order_and_never_runs_far_ahead() -> None:
     for taken, number in enumerate(prefetch(slow_for_even_numbers, range(20), num_threads=3), start=1):
         assert number == taken - 1
         assert len(started) <= taken + 3
+
+
+def test_half_a_character_is_named():
+    with pytest.raises(ValueError, match=r"text 1 is 'a man \\ud83c', with half a character"):
+        embed_texts(SimpleNamespace(), None, ["a man", "a man \ud83c"], progress=False)
