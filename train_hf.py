@@ -136,7 +136,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
     objective = Objective(model, recipe, train_rows["person_id"])
     objective, optimizer, loader = prepare(accelerator, objective, build_optimizer(objective, recipe), loader)
-    run = Run(accelerator, output_dir, recipe, objective, processor, loader)
+    run = Run(accelerator, output_dir, recipe, objective, optimizer, processor, loader)
     run.print_sizes(splits)
     if paths.dry_run:
         dry_run(run, optimizer, validation_rows)

@@ -76,7 +76,7 @@ def assert_equal_runs(folder: Path, other: Path) -> None:
 KILLS = [
     ("open", "recipe.yaml.new", 1),  # there is nothing yet
     ("batch", "", 2),  # in the second step, before the first checkpoint
-    ("open", "unfinished/optimizer.bin", 1),  # while the first checkpoint is written
+    ("open", "unfinished/random-00000.json", 1),  # while the first checkpoint is written
     ("os.rename", "checkpoints/unfinished", 1),  # it is written and has no name yet
     ("open", "metrics.jsonl", 4),  # step 3, after the checkpoint of step 2
     ("open", "best.new/config.json", 1),  # the checkpoint of step 3 is there, and its model is not the best yet
@@ -126,7 +126,7 @@ def test_run_killed_while_best_is_replaced_leaves_one_best_model(start, cache, w
     assert_equal_runs(run, whole)
 
 
-@pytest.mark.parametrize("too_large", ["model.safetensors", "optimizer.bin"])
+@pytest.mark.parametrize("too_large", ["model.safetensors", "optimizer.safetensors"])
 def test_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(start, cache, whole, broken, tmp_path, too_large):
     run = shutil.copytree(broken, tmp_path / "run")
     max_bytes = (run / "checkpoints/step-00000004" / too_large).stat().st_size - 1
@@ -143,7 +143,7 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(start, cache, 
 
 def test_run_with_a_spoilt_checkpoint_goes_on_from_the_one_before(start, cache, whole, broken, tmp_path):
     run = shutil.copytree(broken, tmp_path / "run")
-    path = run / "checkpoints/step-00000004/optimizer.bin"
+    path = run / "checkpoints/step-00000004/optimizer.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1  # which a reader of the file would not notice
     path.write_bytes(content)

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,12 @@ from processing import IVTProcessor
 
 from .recipe import Recipe
 from .record import read_record, write_record
+from .state import Progress, TrainingState
 
 logger = logging.getLogger(__name__)
 
 # fields that change nothing about what is learnt, so a resumed run may have other ones
 COMFORT_FIELDS = set("log_steps save_steps keep_checkpoints num_workers cache_images test_at_end protocol".split())
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint (accelerate asks for `state_dict` and `load_state_dict`)."""
-
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
-    step: int = 0  # optimiser steps in all
-    seconds: float = 0.0  # of training and validation, over all resumed parts
-    best: float = -1.0  # text-to-image R@1 of the best validation so far, in percent
-    best_step: int = 0  # the step of that validation
-    num_processes: int = 1  # a resumed run must share the batches out in the same way
-
-    def state_dict(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over all fields."""
-        self.__dict__.update(state)
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
@@ -125,15 +105,17 @@ def delete_replaced(output_dir: Path, keep: int) -> None:
     shutil.rmtree(output_dir / "best.old", ignore_errors=True)  # is there if a kill came before `replace_folder` ended
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, keep: int) -> None:
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, state: TrainingState, keep: int) -> None:
     """Save all that `--resume` needs; a checkpoint that bears its final name is complete, older ones go afterwards."""
     new = output_dir / "checkpoints" / "unfinished"
     if accelerator.is_main_process:
         shutil.rmtree(new, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    checkpoint = new.with_name(f"step-{step:08d}")
+    checkpoint = new.with_name(f"step-{state.progress.step:08d}")
     with saving(checkpoint, output_dir, new):
-        accelerator.save_state(str(new))
+        if accelerator.is_main_process:
+            new.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        state.save(new)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             write_manifest(new)
@@ -167,23 +149,18 @@ def newest_whole_checkpoint(output_dir: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def resume(accelerator: Accelerator, output_dir: Path, progress: Progress) -> None:
+def resume(accelerator: Accelerator, output_dir: Path, state: TrainingState) -> None:
     """Load the newest checkpoint that is whole; a run that was killed before its first one starts anew.
 
     Raises:
-        ValueError: if all checkpoints are damaged, or another number of processes made them.
+        ValueError: if all checkpoints are damaged, or the newest is not of this training, or of other processes.
     """
     found = [newest_whole_checkpoint(output_dir) if accelerator.is_main_process else None]
     checkpoint = broadcast_object_list(found)[0]
     if checkpoint is None:
         accelerator.print(f"no checkpoint in {output_dir / 'checkpoints'} yet: starting from the beginning")
         return
-    accelerator.load_state(str(checkpoint))
-    if progress.num_processes != accelerator.num_processes:
-        raise ValueError(
-            f"{checkpoint} was saved by {progress.num_processes} processes, these are "
-            f"{accelerator.num_processes}; resume with as many, or start anew with --init {output_dir / 'best'}"
-        )
+    state.load(checkpoint)
     accelerator.print(f"resuming from {checkpoint}")
 
 

@@ -20,11 +20,12 @@ from torch import nn
 from ivt.corpora.sharded import ShardedRows
 from processing import IVTProcessor
 
-from .checkpoints import Progress, best_is_saved, delete_replaced, resume, save_checkpoint, save_model
+from .checkpoints import best_is_saved, delete_replaced, resume, save_checkpoint, save_model
 from .optimization import Schedule, learning_rate
 from .recipe import Recipe
 from .record import describe_sizes, resume_record
 from .runlog import RunLog
+from .state import Progress, TrainingState
 from .tracking import start_trackers
 from .watch import LossWatch
 
@@ -37,6 +38,7 @@ class Run:
         output_dir: takes checkpoints, models, metrics and the record.
         recipe: says when to log, save, validate and stop.
         objective: what is trained, prepared.
+        optimizer: of the objective, prepared.
         processor: is saved beside the model.
         loader: training batches, prepared.
     """
@@ -47,6 +49,7 @@ class Run:
         output_dir: Path,
         recipe: Recipe,
         objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
         processor: IVTProcessor,
         loader: DataLoaderShard,
     ):
@@ -54,7 +57,7 @@ class Run:
         self.objective, self.processor, self.loader = objective, processor, loader
         self.schedule = Schedule.of(recipe, len(loader))
         self.progress = Progress(num_processes=accelerator.num_processes)
-        accelerator.register_for_checkpointing(self.progress)
+        self.state = TrainingState(accelerator, objective, optimizer, self.progress)
         self.watch = LossWatch(accelerator, output_dir)
         self.log: RunLog | None = None  # of the first process
         self.done = 0.0  # share of the run that is over
@@ -84,7 +87,7 @@ class Run:
         """
         progress, output_dir = self.progress, self.output_dir
         if resumes:
-            resume(self.accelerator, output_dir, progress)
+            resume(self.accelerator, output_dir, self.state)
         if self.accelerator.is_main_process:
             record = resume_record(output_dir, progress.step) or start_record()
             start_trackers(self.accelerator, output_dir, record, progress.step)
@@ -144,7 +147,7 @@ class Run:
                 self.log.write_step(progress, mean, rate, self.pairs_per_step)
         if saves and not self.is_done:
             self.check_weights()
-            save_checkpoint(self.accelerator, self.output_dir, progress.step, recipe.keep_checkpoints)
+            save_checkpoint(self.accelerator, self.output_dir, self.state, recipe.keep_checkpoints)
 
     def end_epoch(self) -> None:
         """Count an epoch that was not broken off."""
@@ -172,7 +175,7 @@ class Run:
                 progress.best, progress.best_step = metrics["text_to_image"]["R@1"], progress.step
         if self.log:
             self.log.write_epoch(progress, metrics)
-        save_checkpoint(self.accelerator, self.output_dir, progress.step, self.recipe.keep_checkpoints)
+        save_checkpoint(self.accelerator, self.output_dir, self.state, self.recipe.keep_checkpoints)
         if metrics and progress.best_step == progress.step:
             self.save_model("best")
 

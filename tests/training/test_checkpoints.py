@@ -1,9 +1,9 @@
 import logging
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
@@ -12,15 +12,14 @@ from torch import nn
 from ivt.files import find_damage, write_manifest
 from ivt.training import checkpoints
 from ivt.training.checkpoints import (
-    Progress,
     find_checkpoints,
     newest_whole_checkpoint,
     open_output,
-    resume,
     save_checkpoint,
     saving,
 )
 from ivt.training.recipe import Recipe
+from ivt.training.state import Progress, TrainingState
 
 
 @pytest.fixture
@@ -78,23 +77,6 @@ def test_output_folder_that_cannot_be_made_is_named(tmp_path):
         open_output(tmp_path / "file/run", Recipe(), {}, resumed=False)
 
 
-@pytest.mark.parametrize("before, now", [(1, 1), (2, 2), (1, 2), (2, 1), (3, 2)])
-def test_run_goes_on_with_as_many_processes_as_before_and_no_others(output_dir, before, now):
-    progress = Progress(num_processes=now)
-    accelerator = SimpleNamespace(
-        is_main_process=True,
-        num_processes=now,
-        load_state=lambda folder: progress.load_state_dict(asdict(Progress(step=6, num_processes=before))),
-        print=print,
-    )
-    if before == now:
-        resume(accelerator, output_dir, progress)
-        assert progress.step == 6
-    else:
-        with pytest.raises(ValueError, match=f"step-00000006 was saved by {before} processes, these are {now};"):
-            resume(accelerator, output_dir, progress)
-
-
 def test_resumed_run_may_differ_in_comfort_alone(output_dir):
     comfort = {"log_steps", "save_steps", "keep_checkpoints", "num_workers", "cache_images"}  # what is seen, and speed
     comfort |= {"test_at_end", "protocol"}  # of what comes when all is learnt
@@ -113,16 +95,18 @@ def test_checkpoint_has_its_name_only_when_its_manifest_is_written(tmp_path, mon
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     accelerator = Accelerator(cpu=True)
-    accelerator.prepare(nn.Linear(2, 3))
+    model = nn.Linear(2, 3)
+    prepared = accelerator.prepare(model, torch.optim.SGD(model.parameters()))
+    state = TrainingState(accelerator, *prepared, Progress(step=1))
 
     def die(folder: Path) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints, "write_manifest", die)
-        save_checkpoint(accelerator, tmp_path, step=1, keep=2)
+        save_checkpoint(accelerator, tmp_path, state, keep=2)
     assert not find_checkpoints(tmp_path)
-    save_checkpoint(accelerator, tmp_path, step=1, keep=2)
+    save_checkpoint(accelerator, tmp_path, state, keep=2)
     (checkpoint,) = find_checkpoints(tmp_path)
     assert (checkpoint / "model.safetensors").exists() and find_damage(checkpoint) is None
 
