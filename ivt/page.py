@@ -21,6 +21,7 @@ from processing.pictures import UnreadablePicture, read_picture
 
 from .explanations.attention import explain
 from .explanations.colours import COLOURS
+from .explanations.maps import known_methods
 from .gallery.gallery import Gallery
 from .gallery.path_fields import PathFields
 from .gallery.results import SearchResults
@@ -134,7 +135,7 @@ def show_map(session: Session, chosen: tuple[int, int] | None, word: str) -> Any
     image = results[place : place + 1].images()[0]
     model, processor = load_model(Gallery(session.uri).model_version)
     asked = None if word == WHOLE_SENTENCE else word
-    explanation = explain(model, processor, image, results.query, asked, colours=COLOURS)
+    explanation = explain(model, processor, image, results.query, asked, known_methods(model)[0], colours=COLOURS)
     return gr.Image(explanation.draw(), label=f"Where the model looked in number {place + 1} for {word}", visible=True)
 
 

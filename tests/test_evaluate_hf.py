@@ -324,7 +324,7 @@ def test_checkpoint_without_tokenizer_says_how_to_add_one(run: Callable[..., str
         (["--corpus", "rstp-reid"], "did you mean 'rstpreid'"),
         (["--split", "val"], "no images of split 'val'"),
         (["--protocol", "referense"], "did you mean 'reference'"),
-        (["--dtype", "float16"], "dtype is 'float16', expected one of 'float32', 'bfloat16'"),
+        (["--dtype", "int8"], "dtype is 'int8', expected one of 'auto', 'float32', 'bfloat16', 'float16'"),
         (["--average-precision", "trapezoid"], "did you mean 'trapezoidal'"),
         (["--device", "gpu"], "device 'gpu' cannot be used here: .*; pass cpu, cuda or cuda:1"),
     ],

@@ -38,7 +38,7 @@ class Explanation:
     """Where the model looks in one picture, and which words count.
 
     Attributes:
-        image: the picture.
+        image: the picture, as far as the model sees it.
         text: the sentence.
         asked: what the map is for: the sentence, or a word of it, perhaps with the colour that fits best.
         method: one of `ivt.choices.METHODS`.
@@ -109,6 +109,18 @@ class Explanation:
         }
 
 
+def as_seen(processor: Any, image: Image.Image) -> Image.Image:
+    """The middle of a picture if the processor cuts off its edges, as CLIP's does, else all of it."""
+    image_processor: Any = getattr(processor, "image_processor", None)
+    if not getattr(image_processor, "do_center_crop", False):
+        return image
+    crop = image_processor.crop_size
+    scale = min(image.width / crop["width"], image.height / crop["height"])
+    width, height = round(scale * crop["width"]), round(scale * crop["height"])
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 def explain(
     model: DualEncoder,
     processor: Any,
@@ -122,7 +134,7 @@ def explain(
     """Show where the model looks in a picture for a sentence or a word of it.
 
     Args:
-        model: an `IVTModel`; with the method "occlusion" also an exported one, or any encoder with its methods.
+        model: an `IVTModel`; an exported one, or any dual encoder, with those methods that `known_methods` gives.
         processor: its processor.
         image: the picture.
         text: the sentence.
@@ -145,6 +157,11 @@ def explain(
             f"the word or choose another method, such as {DEFAULT_METHOD}"
         )
     pixel_values = processor(images=[image], return_tensors="pt")["pixel_values"].to(model.device)
+    if pixel_values.dim() != 4:
+        raise ValueError(
+            f"the processor of {type(model).__name__} cuts each picture into patches of its own (NaFlex), and no "
+            "method works with these; choose a model of a fixed size"
+        )
     asked = word or text
     if word and colours:
         said = said_colour(text, word, colours)
@@ -152,4 +169,6 @@ def explain(
     maps = pixel_maps(model, pixel_values, encode_texts(model, processor, [[asked]]), method, shifts)
     grid = avg_pool2d(maps, *grid_of(model, method, maps.shape[-2]))  # (1, 1, rows, columns)
     score, words = word_weights(model, processor, pixel_values, text)
-    return Explanation(image, text, asked, method, score, words, grid[0, 0].cpu(), maps[0, 0].cpu())
+    return Explanation(
+        as_seen(processor, image), text, asked, method, score, words, grid[0, 0].cpu(), maps[0, 0].cpu()
+    )

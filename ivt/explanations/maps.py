@@ -14,8 +14,9 @@ from contextlib import contextmanager
 import torch
 from torch.nn.functional import normalize
 
-from ivt.choices import METHODS
+from ivt.choices import DEFAULT_METHOD, METHODS
 from ivt.retrieval.embedding import DualEncoder, evaluating
+from ivt.retrieval.encoders import WITH_CLASS_TOKEN, model_type
 from ivt.retrieval.exported import ExportedIVTModel
 
 from .texts import Texts, is_checkpoint
@@ -25,7 +26,8 @@ TOKEN_TEMPERATURE = 0.07  # of the softmax over the patches; what `tokenwise_los
 WORD_TEMPERATURE = 0.02  # of the softmax over the words
 GRADIENT_SHARE = 0.4  # of `gradient` in `joint`; the rest is `tokenwise`'s
 TEXT_FREE_METHODS = ("cls",)  # the two encoders never meet, so [CLS]'s attention is the same whatever the text
-ANY_ENCODER_METHODS = ("occlusion",)  # need embeddings alone; the others read what only an IVT checkpoint records
+ANY_ENCODER_METHODS = ("occlusion",)  # need embeddings alone
+CLASS_TOKEN_METHODS = ("cls", "gradient")  # need attention too; the others read tokens that only IVT trains
 
 
 @contextmanager
@@ -40,9 +42,13 @@ def recording(model: DualEncoder) -> Generator[None]:
         model.set_attn_implementation(before)
 
 
+def _options(model: DualEncoder) -> dict[str, bool]:
+    return {"cls_only": True} if is_checkpoint(model) else {}
+
+
 def cls_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """Attention of [CLS] in the last block, mean over the heads (the paper's figures)."""
-    output = model.get_image_features(pixel_values, output_attentions=True, cls_only=True)
+    output = model.get_image_features(pixel_values, output_attentions=True, **_options(model))
     weights = output.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, P)
     return weights[:, None].expand(-1, texts.embeds.shape[1], -1)
 
@@ -54,7 +60,7 @@ def gradient_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -
     """
     with torch.enable_grad():
         # the pixels ask for a gradient so that frozen models have one as well
-        output = model.get_image_features(pixel_values.requires_grad_(), output_attentions=True, cls_only=True)
+        output = model.get_image_features(pixel_values.requires_grad_(), output_attentions=True, **_options(model))
         cosines = torch.einsum("bd,bqd->bq", normalize(output.pooler_output, dim=-1), texts.embeds)
         attentions = output.attentions
         num_texts, maps = cosines.shape[1], []
@@ -98,23 +104,52 @@ PATCH_MAPS: dict[str, Callable[[DualEncoder, torch.Tensor, Texts], torch.Tensor]
 }
 
 
+def patch_grid(model: DualEncoder) -> tuple[int, int]:
+    """(rows, columns) of the patches of an IVT checkpoint or of an encoder with a class token."""
+    if is_checkpoint(model):
+        return model.config.patch_grid
+    vision = model.config.vision_config
+    return (vision.image_size // vision.patch_size,) * 2
+
+
+def patch_stride(model: DualEncoder) -> tuple[int, int]:
+    """Side of a patch and distance to the next one, in pixels."""
+    if is_checkpoint(model):
+        return model.config.patch_size, model.config.patch_stride
+    return (model.config.vision_config.patch_size,) * 2
+
+
+def known_methods(model: DualEncoder) -> tuple[str, ...]:
+    """The methods that work with a model, the one to take by default first."""
+    if is_checkpoint(model):
+        return (DEFAULT_METHOD, *(method for method in METHODS if method != DEFAULT_METHOD))
+    if model_type(model) in WITH_CLASS_TOKEN:
+        return (*ANY_ENCODER_METHODS, *CLASS_TOKEN_METHODS)
+    return ANY_ENCODER_METHODS
+
+
 def check_method(model: DualEncoder, method: str) -> None:
     """Raise ValueError if there is no such method, or the model does not record what it reads."""
     if method not in PATCH_MAPS and method not in METHODS:
         raise ValueError(f"there is no method {method!r}, choose one of {', '.join(METHODS)}")
-    if method not in ANY_ENCODER_METHODS and not is_checkpoint(model):
-        kind = "an exported model" if isinstance(model, ExportedIVTModel) else type(model).__name__
+    known = known_methods(model)
+    if is_checkpoint(model) or method in known:
+        return
+    if isinstance(model, ExportedIVTModel):
         raise ValueError(
-            f"{kind} records no attention; pass the checkpoint it was made from, or choose the method "
-            f"{' or '.join(ANY_ENCODER_METHODS)} instead of {method}"
+            "an exported model records no attention; pass the checkpoint it was made from, or choose the method "
+            f"{' or '.join(known)} instead of {method}"
         )
+    lacking = "does not record what it reads" if len(known) > 1 else "records no attention"
+    raise ValueError(f"{type(model).__name__} {lacking}; choose the method {' or '.join(known)} instead of {method}")
 
 
 def patch_maps(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts, method: str) -> torch.Tensor:
     """Compute maps on the patch grid.
 
     Args:
-        model: an `IVTModel`; it is in the same mode and has the same kind of attention afterwards as before.
+        model: one that the method works with (`known_methods`); afterwards it is in the same mode and has the
+            same kind of attention as before.
         pixel_values: (B, C, height, width) of the model's `image_size`.
         texts: Q texts for each picture, see `encode_texts`.
         method: a key of `PATCH_MAPS`.
@@ -129,4 +164,4 @@ def patch_maps(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts, met
     check_method(model, method)
     with recording(model), torch.no_grad():
         maps = PATCH_MAPS[method](model, pixel_values.detach(), texts)
-    return maps.unflatten(-1, model.config.patch_grid)
+    return maps.unflatten(-1, patch_grid(model))

@@ -9,7 +9,7 @@ from torch.nn.functional import conv_transpose2d, pad
 
 from ivt.retrieval.embedding import DualEncoder
 
-from .maps import check_method, patch_maps
+from .maps import check_method, patch_maps, patch_stride
 from .occlusion import falls_by_window, window_of
 from .texts import Texts
 
@@ -37,7 +37,7 @@ def spread(values: torch.Tensor, window: tuple[int, int], stride: int, size: tup
 
 def grid_of(model: DualEncoder, method: str, height: int) -> tuple[int, int]:
     """Side of what a method has one value for, and distance to the next one, in pixels: a patch or a hidden window."""
-    return window_of(height) if method == "occlusion" else (model.config.patch_size, model.config.patch_stride)
+    return window_of(height) if method == "occlusion" else patch_stride(model)
 
 
 def _move(pixels: torch.Tensor, down: int, right: int, mode: str = "constant") -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ivt.retrieval.embedding import DualEncoder, embed_pixels, embed_texts, evaluating
+from ivt.retrieval.encoders import model_type
 from ivt.retrieval.exported import ExportedIVTModel
 
 
@@ -32,8 +33,7 @@ class Texts:
 
 def is_checkpoint(model: DualEncoder) -> bool:
     """Whether a model is an IVT checkpoint, which shows its attention and tokens: no export, no other encoder."""
-    is_ivt = getattr(getattr(model, "config", None), "model_type", None) == "ivt"
-    return is_ivt and not isinstance(model, ExportedIVTModel)
+    return model_type(model) == "ivt" and not isinstance(model, ExportedIVTModel)
 
 
 @torch.no_grad()
@@ -66,6 +66,16 @@ def encode_texts(model: DualEncoder, processor: Any, texts: Sequence[Sequence[st
     return Texts(embeds[rows], states[rows], word_mask[rows])
 
 
+def _weights_by_leaving_out(
+    model: DualEncoder, processor: Any, pixel_values: torch.Tensor, text: str, words: list[str]
+) -> tuple[float, list[tuple[str, float]]]:
+    """`word_weights` of an encoder that is asked for the text without each word; a lone word has the whole cosine."""
+    image = embed_pixels(model, pixel_values)[0].cpu()  # (D,)
+    shorter = [" ".join(words[:place] + words[place + 1 :]) for place in range(len(words))] if len(words) > 1 else []
+    whole, *rest = (embed_texts(model, processor, [text, *shorter], progress=False) @ image).tolist()
+    return whole, [(word, whole - score) for word, score in zip(words, rest or [0.0], strict=True)]
+
+
 def word_weights(
     model: DualEncoder, processor: Any, pixel_values: torch.Tensor, text: str
 ) -> tuple[float, list[tuple[str, float]]]:
@@ -82,6 +92,8 @@ def word_weights(
         picture, negative if against it, 0 for words behind the longest text the model reads.
     """
     words = text.split()
+    if model_type(model) not in ("", "ivt"):  # not every encoder hides tokens behind an attention mask
+        return _weights_by_leaving_out(model, processor, pixel_values, text, words)
     encoded = processor.tokenizer(
         [word.lower() for word in words], is_split_into_words=True, truncation=True, return_tensors="pt"
     )

@@ -17,6 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ivt.retrieval.embedding import embed_pixels
+from ivt.retrieval.encoders import image_inputs
 from ivt.retrieval.models import ModelVersion, load_model
 from processing.pictures import UnreadablePicture, read_picture
 
@@ -97,9 +98,9 @@ def embed_files(files: Sequence[bytes | None], work: Work) -> pa.StructArray:
     vectors: list[np.ndarray | None] = [None] * len(files)
     if images:
         model, processor = load_model(work.model, work.device)
-        pixel_values = processor(images=images, return_tensors="pt")["pixel_values"]  # (B, 3, height, width)
+        inputs = image_inputs(processor, images)
         with _model_is_busy:
-            embeds = embed_pixels(model, pixel_values).cpu()
+            embeds = embed_pixels(model, inputs).cpu()
         in_order = iter(embeds.numpy())
         vectors = [None if image is None else next(in_order) for image, _ in decoded]
     return pa.StructArray.from_arrays(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, PreTrainedModel
 
+from .encoders import check_methods, load_config
 from .exported import ExportedIVTModel, is_exported
 
 
@@ -34,17 +35,21 @@ def load_checkpoint(checkpoint: str, **kwargs: Any) -> PreTrainedModel:
 def load_embedder(
     checkpoint: str, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> PreTrainedModel | ExportedIVTModel:
-    """Load a model to embed with: a checkpoint as `load_checkpoint` does, or what `ivt export` wrote.
+    """Load a model to embed with: a dual encoder as `load_checkpoint` does, or what `ivt export` wrote.
 
     Args:
         checkpoint: folder or Hub name.
-        dtype: float32 or bfloat16; None takes that of the checkpoint, and float32 for an exported model.
+        dtype: float32, bfloat16 or float16; None takes that of the checkpoint, and float32 for an exported model.
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: if weights are missing or of another shape, or an exported model does not compute in `dtype`.
+        ValueError: if weights are missing or of another shape, the model does not embed both pictures and texts, or an
+            exported model does not compute in `dtype`.
         ImportError: if the runtime of an exported model is not installed.
     """
     if is_exported(checkpoint, revision):
         return ExportedIVTModel.from_pretrained(checkpoint, dtype or torch.float32, revision)
-    return load_checkpoint(checkpoint, dtype=dtype or "auto", revision=revision).eval()
+    load_config(checkpoint, revision)  # a model of another kind is named before its weights are loaded
+    model = load_checkpoint(checkpoint, dtype=dtype or "auto", revision=revision)
+    check_methods(checkpoint, model)
+    return model.eval()

@@ -5,17 +5,18 @@ Dimensions: n pictures or texts, B batch, L text tokens, D embedding width.
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
 import torch
-from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from processing.pictures import read_picture
+
+from .encoders import call_on_images, call_on_texts, image_inputs, text_inputs
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,12 +67,10 @@ def is_path(image: Any) -> bool:
     return isinstance(image, os.PathLike) or (isinstance(image, str) and "://" not in image)
 
 
-def embed_pixels(model: DualEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Embed a batch of the processor (B, 3, height, width): unit length, float32, on the model's device (B, D)."""
+def embed_pixels(model: DualEncoder, inputs: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Embed a batch of `image_inputs`, or pixels (B, 3, height, width): unit length, float32, on its device (B, D)."""
     with evaluating(model):
-        pixel_values = pixel_values.to(model.device, model.dtype)
-        embeds = model.get_image_features(pixel_values=pixel_values, cls_only=True).pooler_output  # (B, D)
-        return normalize(embeds.float(), dim=-1)
+        return call_on_images(model, inputs)
 
 
 def embed_images(
@@ -85,7 +84,7 @@ def embed_images(
     """Embed images on the model's device and in its dtype, while threads decode and resize the next ones.
 
     Args:
-        model: an `IVTModel`, or another with its `get_image_features`, `device` and `dtype`.
+        model: an `IVTModel`, or any dual encoder of transformers (`encoders.py`).
         processor: its processor.
         images: Pillow images or paths as list or iterator, or the image column of a dataset (`dataset["image"]`).
         batch_size: images per call of the model.
@@ -100,16 +99,15 @@ def embed_images(
     """
     num_threads = num_threads or min(8, os.cpu_count() or 1)
 
-    def load(load_batch: Callable[[], list[Any]]) -> torch.Tensor:
-        batch = [read_picture(image) if is_path(image) else image for image in load_batch()]
-        return processor(images=batch, return_tensors="pt")["pixel_values"]  # (B, 3, height, width)
+    def load(load_batch: Callable[[], list[Any]]) -> dict[str, torch.Tensor]:
+        return image_inputs(processor, [read_picture(image) if is_path(image) else image for image in load_batch()])
 
     embeds = []
     total = len(images) if isinstance(images, Sized) else None
     with evaluating(model), tqdm(desc="images", total=total, unit="image", leave=None, disable=not progress) as bar:
-        for pixel_values in prefetch(load, image_batches(images, batch_size), num_threads):
-            embeds.append(embed_pixels(model, pixel_values))
-            bar.update(len(pixel_values))
+        for inputs in prefetch(load, image_batches(images, batch_size), num_threads):
+            embeds.append(embed_pixels(model, inputs))
+            bar.update(len(embeds[-1]))
     if not embeds:
         raise ValueError("there are 0 images to embed, expected at least one")
     return torch.cat(embeds).cpu()
@@ -128,12 +126,12 @@ def embed_texts(
     Sentences of similar length share a batch, so little of the work is padding.
 
     Args:
-        model: an `IVTModel`, or another with its `get_text_features` and `device`.
+        model: an `IVTModel`, or any dual encoder of transformers (`encoders.py`).
         processor: its processor.
         texts: sentences of at least one word.
         batch_size: sentences per call of the model.
         progress: show a progress bar.
-        max_length: tokens at which a sentence is cut off, [CLS] and [SEP] among them; by default the processor's.
+        max_length: tokens at which a sentence is cut off, [CLS] and [SEP] among them; by default the model's limit.
 
     Returns:
         Unit-length vectors (n, D), float32, on the CPU, in the order of the texts.
@@ -153,21 +151,12 @@ def embed_texts(
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError(f"text {index} is {text[:80]!a}, with half a character, as of an emoji cut in two")
 
-    options = {} if max_length is None else {"max_length": max_length}
     longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a lack of memory shows at once
     embeds = []
     with evaluating(model), tqdm(desc="texts", total=len(texts), unit="text", leave=None, disable=not progress) as bar:
         for start in range(0, len(texts), batch_size):
             batch = [texts[index] for index in longest_first[start : start + batch_size]]
-            tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt", **options)  # (B, L)
-            tokens = tokens.to(model.device)
-            embeds.append(
-                model.get_text_features(
-                    input_ids=tokens["input_ids"],
-                    attention_mask=tokens["attention_mask"],
-                    cls_only=True,
-                ).pooler_output  # (B, D)
-            )
+            embeds.append(call_on_texts(model, text_inputs(model, processor, batch, max_length)))  # (B, D)
             bar.update(len(batch))
-    in_batches = normalize(torch.cat(embeds).float(), dim=-1).cpu()
+    in_batches = torch.cat(embeds).cpu()
     return in_batches[torch.tensor(longest_first).argsort()]

@@ -13,6 +13,7 @@ from datasets import Dataset
 from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 
 from .embedding import DualEncoder, embed_images, embed_texts
+from .encoders import longest_text
 
 
 def image_caption_pairs(dataset: Dataset) -> list[tuple[int, str]]:
@@ -119,7 +120,7 @@ def evaluate_as_reference(
     gallery_rows = [row for row, _ in gallery]
     person_ids = np.array(dataset["person_id"][:])
     image_embeds = embed_images(model, processor, dataset["image"], batch_size, progress).numpy()
-    captions, max_length = [caption for _, caption in pairs], model.config.max_position_embeddings
+    captions, max_length = [caption for _, caption in pairs], longest_text(model.config, None)
     text_embeds = embed_texts(model, processor, captions, batch_size, progress, max_length).numpy()
     metrics = retrieval_metrics(
         text_embeds,

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoProcessor
 
-import modeling_ivt  # noqa: F401 (the Auto classes know IVT from here on)
 from ivt.choices import DEFAULT_MODEL
 
 from .checkpoints import load_embedder
+from .encoders import auto_dtype, check_processor, load_config, model_type, width_of
 
 WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
 # What decides about the embeddings; a README or the state of a training beside them does not.
@@ -87,8 +87,12 @@ def find_same(version: ModelVersion) -> ModelVersion:
 
 
 def embedding_width(version: ModelVersion) -> int:
-    """D, how many numbers an embedding of the model has."""
-    return AutoConfig.from_pretrained(version.name, revision=hub_revision(version)).hidden_size
+    """D, how many numbers an embedding of the model has.
+
+    Raises:
+        ValueError: if it is no dual encoder.
+    """
+    return width_of(load_config(version.name, hub_revision(version)))
 
 
 def hub_revision(version: ModelVersion) -> str | None:
@@ -107,12 +111,14 @@ def load_processor(checkpoint: str, revision: str | None = None) -> Any:
         ValueError: if there is none or it has no tokenizer, as after a conversion without `--tokenizer`.
     """
     try:
-        return AutoProcessor.from_pretrained(checkpoint, revision=revision)
+        processor = AutoProcessor.from_pretrained(checkpoint, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{checkpoint} has no whole processor (image processor and tokenizer): {str(error).splitlines()[0]}; "
             "convert it with --tokenizer, or save an IVTProcessor there"
         ) from error
+    check_processor(checkpoint, processor)
+    return processor
 
 
 def find_device(name: str | None = None) -> torch.device:
@@ -133,9 +139,11 @@ def find_device(name: str | None = None) -> torch.device:
 
 @lru_cache(maxsize=2)
 def _load_model(version: ModelVersion, device: str | None) -> tuple[torch.nn.Module, Any]:
-    model = load_embedder(version.name, revision=hub_revision(version))
-    processor = load_processor(version.name, hub_revision(version))
-    return model.to(find_device(device)), processor
+    place, revision = find_device(device), hub_revision(version)
+    model, processor = load_embedder(version.name, revision=revision), load_processor(version.name, revision)
+    if model_type(model) not in ("", "ivt"):  # IVT is small, and keeps the precision of its checkpoint
+        model = model.to(auto_dtype(place))
+    return model.to(place), processor
 
 
 _loading = threading.Lock()  # threads that want a model at the same time would each load it

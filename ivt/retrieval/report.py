@@ -16,11 +16,12 @@ from ivt.messages import check_choice
 from ivt.metric.person_retrieval.person_retrieval import AVERAGE_PRECISIONS
 
 from .checkpoints import load_embedder
+from .encoders import auto_dtype
 from .evaluation import evaluate_as_reference, evaluate_retrieval
 from .models import find_device, find_version, load_processor
 
 DIRECTIONS = ("text_to_image", "image_to_text")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def evaluate_checkpoint(
@@ -46,7 +47,7 @@ def evaluate_checkpoint(
         on_bad_image: likewise.
         batch_size: images or captions per call of the model.
         device: "cpu", "cuda:1", …; None takes an accelerator if there is one.
-        dtype: "float32" or "bfloat16".
+        dtype: one of DTYPES; "auto" is half precision where the device is fast in it.
         average_precision: "standard" or "trapezoidal"; None takes the protocol's.
         protocol: "standard", or "reference" to evaluate as IVT's authors do, for parity only.
 
@@ -68,7 +69,8 @@ def evaluate_checkpoint(
     check_choice("average_precision", average_precision, AVERAGE_PRECISIONS)
     place = find_device(device)
     dataset = load_corpus(corpus, corpus_root, split, on_bad_image=on_bad_image)
-    model = load_embedder(checkpoint, getattr(torch, dtype)).to(place)
+    number_format = auto_dtype(place) if dtype == "auto" else getattr(torch, dtype)
+    model = load_embedder(checkpoint, number_format).to(place)
     processor = load_processor(checkpoint)
     start = time.perf_counter()
     inputs = (model, processor, dataset, batch_size)
@@ -88,7 +90,7 @@ def evaluate_checkpoint(
         "average_precision": average_precision,
         **metrics,
         "device": str(model.device),
-        "dtype": dtype,
+        "dtype": str(number_format).removeprefix("torch."),
         "seconds": round(time.perf_counter() - start, 3),
         "versions": {
             "python": platform.python_version(),

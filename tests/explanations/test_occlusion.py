@@ -113,5 +113,5 @@ def test_an_encoder_that_records_nothing_has_no_other_maps(
     encoder = Encoder(tiny_model)
     texts = encode_texts(encoder, processor, [["hat"], ["coat"]])
     for make in (patch_maps, pixel_maps):
-        with pytest.raises(ValueError, match="Encoder records no attention; .* choose the method occlusion"):
+        with pytest.raises(ValueError, match="Encoder records no attention; choose the method occlusion"):
             make(encoder, pixel_values, texts, "joint")

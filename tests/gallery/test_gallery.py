@@ -65,9 +65,9 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of pictures that the model was given."""
     counts = []
 
-    def count(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-        counts.append(len(pixel_values))
-        return embed_pixels(model, pixel_values)
+    def count(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        counts.append(len(inputs["pixel_values"]))
+        return embed_pixels(model, inputs)
 
     monkeypatch.setattr(engine, "embed_pixels", count)
     return counts

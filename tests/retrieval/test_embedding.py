@@ -134,7 +134,7 @@ def test_every_module_returns_to_its_mode(model: ColourModel) -> None:
     model.frozen.eval()
     embed_images(model, LetterProcessor(), IMAGES, progress=False)
     assert model.training and model.words.training and not model.frozen.training
-    with pytest.raises(KeyError):
+    with pytest.raises(TypeError):
         embed_images(model, lambda **kwargs: {}, IMAGES, progress=False)
     assert model.training and model.words.training and not model.frozen.training
 
