@@ -30,6 +30,7 @@ PARTS = ("image_processor", "tokenizer")
 PADDED_TO_FULL_LENGTH = ("siglip", "siglip2")
 # Their vision tower has a class token first, and an attention that transformers records.
 WITH_CLASS_TOKEN = ("clip", "metaclip_2", "chinese_clip", "altclip")
+COUNTED_FROM_PADDING = ("xlm-roberta", "altclip_text_model")  # positions begin behind the number of the padding
 NO_LIMIT = 1_000_000  # a tokenizer without a longest text says 1e30
 DEVICES_FAST_IN_HALF = {"cuda": torch.bfloat16, "xpu": torch.bfloat16, "mps": torch.float16}
 
@@ -96,7 +97,7 @@ def longest_text(config: Any, tokenizer: Any) -> int:
     """How many tokens of a text are read, special ones among them."""
     text = _part(config, "text") or config
     positions = text.max_position_embeddings
-    if text.model_type in ("xlm-roberta", "altclip_text_model"):  # counts positions from behind the padding's number
+    if getattr(text, "model_type", "") in COUNTED_FROM_PADDING:
         positions -= text.pad_token_id + 1
     return min(positions, getattr(tokenizer, "model_max_length", NO_LIMIT))
 
