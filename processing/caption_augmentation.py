@@ -23,6 +23,7 @@ ATTRIBUTE = re.compile(
     rf"(?<![\w-])(?:{_ATTRIBUTES}) (?!(?:and|or|with|in|on|of|at|to|for|from|sleeved?)\b)(?=\w)", re.IGNORECASE
 )
 JOINED = re.compile(rf"(?<![\w-])(?:{_ATTRIBUTES}) (?:and|or) $", re.IGNORECASE)  # before the "white"
+LONGEST_JOINED = max(map(len, ADJECTIVES.split())) + len("- and ")  # characters, with the one before the word
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class CaptionAugmentation:
         return text if changed == text else _fit_articles(changed)
 
     def _maybe_dropped(self, attribute: re.Match[str], rng: np.random.Generator) -> str:
-        joined = JOINED.search(attribute.string[: attribute.start()])
+        start = attribute.start()
+        joined = JOINED.search(attribute.string[max(0, start - LONGEST_JOINED) : start])
         return attribute[0] if joined or rng.random() >= self.drop_attributes else ""
 
     def _without_phrases(self, text: str, rng: np.random.Generator) -> str:

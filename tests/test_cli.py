@@ -1,8 +1,11 @@
 """The command line: what a person types, sees and gets as exit code."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -10,9 +13,10 @@ from typing import Any
 
 import pytest
 import typer.main
+from PIL import Image
 from typer.testing import Result
 
-from ivt import choices, cli
+from ivt import Gallery, choices, cli
 from ivt.cli import app
 from ivt.corpora.official import LAYOUTS
 from ivt.corpora.shard import EXTENSIONS
@@ -238,3 +242,31 @@ def test_import_and_help_load_no_library(run_python: Run, tmp_path: Path) -> Non
     heavy = ("torch", "transformers", "datasets", "accelerate", "daft", "lancedb", "lance", "pyarrow", "matplotlib")
     assert loaded.isdisjoint((*heavy, "numpy", "pandas", "PIL", "nltk", "gradio", "huggingface_hub", "evaluate"))
     assert len(loaded) < 0.3 * 1400  # what `from transformers import AutoModel` loads
+
+
+def test_interrupted_indexing_is_one_line_and_exit_code_130_and_loses_nothing(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "crops").mkdir()
+    for number in range(40):
+        Image.effect_noise((16, 32), number + 1).convert("RGB").save(tmp_path / "crops" / f"{number:02d}.png")
+    script = tmp_path / "interrupted.py"  # Ctrl-C comes right after the first commit, while the engine's threads work
+    script.write_text(
+        "import os, signal\n"
+        "from ivt.cli import main\n"
+        "from ivt.gallery.store import Store\n"
+        "upsert = Store.upsert\n"
+        "def interrupted(self, table, rows):\n"
+        "    upsert(self, table, rows)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "Store.upsert = interrupted\n"
+        f"main(['index', 'crops', '--gallery', 'people.lance', '--model', {checkpoint!r}, '--batch-size', '4'])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    said = [line for line in done.stderr.splitlines() if "interrupted" in line]
+    assert said == ["interrupted; what was saved stays, the same command goes on"]
+    assert "Traceback" not in done.stderr and "FATAL" not in done.stderr
+    saved = len(Gallery(tmp_path / "people.lance", checkpoint))
+    assert saved > 0
+    report = Gallery(tmp_path / "people.lance", checkpoint).add(tmp_path / "crops", progress=False)
+    assert (report.unchanged, report.added) == (saved, 40 - saved)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from ivt.errors import exit_on_error
+from ivt.errors import INTERRUPTED, exit_on_error
 
 from .checkpoints import calibrate, convert, evaluate, export, models, publish, serve, train
 from .corpora import check, push, shard
@@ -64,9 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     with exit_on_error():
         try:
-            sys.exit(app(argv, prog_name="ivt", standalone_mode=False))
+            code = app(argv, prog_name="ivt", standalone_mode=False)
+            if code == INTERRUPTED:  # Ctrl-C, which the library has turned into this
+                raise KeyboardInterrupt
+            sys.exit(code)
         except UsageError as error:  # ty: ignore[invalid-exception-caught]  # it sees a base class as any `type`
             command = error.ctx.command_path if error.ctx else "ivt"
             raise ValueError(f"{error.format_message().rstrip('.')}; {command} --help explains") from error
-        except typer.Abort:  # the input ended, or Control-C
-            sys.exit(1)
+        except typer.Abort:
+            sys.exit(1)  # the input ended

@@ -39,7 +39,10 @@ def _compile(field: str, pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _main_group(match: re.Match[str], name: str) -> str:
-    return match[name if name in match.re.groupindex else min(1, match.re.groups)]
+    """The group of a name, else the first one that took part in the match, else the whole match."""
+    if name in match.re.groupindex:
+        return match[name] or ""
+    return next((group for group in match.groups() if group), "" if match.re.groups else match[0])
 
 
 def _camera(match: re.Match[str]) -> str:
@@ -50,8 +53,8 @@ class PathFields:
     """Reads camera and time out of paths with regular expressions.
 
     Args:
-        camera: searched in the path below the indexed folder; its group `camera`, else its first group, else the whole
-            match is the camera.
+        camera: searched in the path below the indexed folder; its group `camera`, else the first of its groups that
+            took part, else the whole match is the camera. An empty one is none.
         time: the same for the time: named groups year, month, day and, if wanted, hour, minute, second; or a group
             `epoch` with UTC seconds; else group `time`, the first group or the whole match, read with `time_format`.
         time_format: of `datetime.strptime`; by default ISO 8601. Without a zone the time is UTC.
@@ -76,6 +79,7 @@ class PathFields:
                 continue
             read = self._time if field == "time" else _camera
             matches = [pattern.search(crop.image_id) for crop in crops]
+            matches = [match if match and _main_group(match, field) else None for match in matches]
             unmatched = [crop.image_id for crop, match in zip(crops, matches, strict=True) if not match]
             if len(unmatched) == len(crops):
                 raise ValueError(

@@ -12,7 +12,8 @@ from gallery_parts import draw
 from PIL import Image
 from typer.testing import Result
 
-from ivt import Clause, Query, SearchResults
+from ivt import Clause, Gallery, Query, SearchResults
+from ivt.cli.gallery import print_results
 from ivt.gallery.calibration import FEATURES, Calibration, PresenceCurve
 from ivt.gallery.indexing import IndexReport
 from ivt.retrieval.models import find_version
@@ -267,7 +268,8 @@ def test_info_verify_remove_and_optimize(indexed: Any) -> None:
     assert json.loads(indexed("gallery", "optimize", "--gallery", "people.lance", "--json").stdout)["pictures"] == 0
 
 
-def test_results_are_printed_before_a_sheet_that_cannot_be_written(indexed: Any) -> None:
-    result = indexed("search", "a man", "--gallery", "people.lance", "--save", "missing/sheet.png")
-    assert isinstance(result.exception, FileNotFoundError)  # `main` makes it one line and exit code 2
-    assert result.stdout.startswith("3 results for 'a man'\n")
+def test_results_are_printed_before_a_sheet_that_cannot_be_written(indexed: Any, checkpoint: str, capsys: Any) -> None:
+    results = Gallery("people.lance", checkpoint).search("a man")
+    with pytest.raises(FileNotFoundError, match="missing/sheet.png"):
+        print_results(results, Path("missing/sheet.png"), as_json=False)
+    assert capsys.readouterr().out.startswith("3 results for 'a man'\n")

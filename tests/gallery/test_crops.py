@@ -272,3 +272,15 @@ def test_boxes_and_frames_must_be_as_many() -> None:
 def test_paths_are_read_for_fields_only_where_there_are_paths() -> None:
     with pytest.raises(ValueError, match="the source has none"):
         find_crops([draw(0)], path_fields=PathFields(camera="x"))
+
+
+def test_the_first_group_that_took_part_is_the_camera(caplog) -> None:
+    crops = [Crop("north/1.jpg"), Crop("south/2.jpg"), Crop("east/3.jpg")]
+    found = PathFields(camera="^(?:(north)|(south))/").fill(crops)
+    assert [crop.camera for crop in found] == ["north", "south", None]
+    assert "1 of 3 paths have no camera" in caplog.text
+
+
+def test_an_empty_match_is_none() -> None:
+    with pytest.raises(ValueError, match="matches none of 1 paths"):
+        PathFields(camera="^(x*)").fill([Crop("north/1.jpg")])
