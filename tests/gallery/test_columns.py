@@ -9,13 +9,13 @@ import pyarrow as pa
 from ivt.gallery.columns import (
     CROP_SCHEMA,
     DETAILS,
-    SQL_FIELDS,
     Crop,
     Picture,
     crop_table,
     gallery_rows,
     gallery_schema,
 )
+from ivt.gallery.conditions import COLUMNS
 from ivt.retrieval.models import ModelVersion
 
 CROP = Crop("a.png", "/a.png", "north", datetime(2024, 5, 1, tzinfo=UTC), "7", 3, b"picture")
@@ -35,7 +35,7 @@ def test_row_of_a_gallery_has_crop_vector_hash_and_model() -> None:
     assert np.allclose(row.pop("vector"), vector[0])
     assert {name: row.pop(name) for name in CROP_SCHEMA.names} == crop_table([CROP]).to_pylist()[0]
     assert row == {"content_hash": "hash", "model_name": "tiny", "model_revision": "sha256:1"}
-    assert set(SQL_FIELDS) == set(rows.schema.names) - {"image", "vector"}
+    assert set(COLUMNS) == set(rows.schema.names) - {"image", "vector"}
 
 
 def test_only_what_a_picture_need_not_have_may_be_missing_of_a_row() -> None:
