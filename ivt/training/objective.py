@@ -110,10 +110,12 @@ class Objective(nn.Module):
         """Of the evaluated model."""
         return self.evaluated_model.dtype
 
-    def get_image_features(self, *args: Any, **kwargs: Any) -> Any:
-        """Those of the evaluated model."""
-        return self.evaluated_model.get_image_features(*args, **kwargs)
+    def get_image_features(self, pixel_values: torch.Tensor, cls_only: bool = False) -> Any:
+        """Those of the evaluated model; the arguments are named, since callers look for them."""
+        return self.evaluated_model.get_image_features(pixel_values, cls_only=cls_only)
 
-    def get_text_features(self, *args: Any, **kwargs: Any) -> Any:
-        """Those of the evaluated model."""
-        return self.evaluated_model.get_text_features(*args, **kwargs)
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, cls_only: bool = False
+    ) -> Any:
+        """Those of the evaluated model, likewise."""
+        return self.evaluated_model.get_text_features(input_ids, attention_mask, cls_only=cls_only)
