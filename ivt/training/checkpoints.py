@@ -21,6 +21,7 @@ from torch import nn
 from ivt.files import find_damage, replace_folder, write_manifest, write_text
 from processing import IVTProcessor
 
+from .lock import lock_output
 from .recipe import Recipe
 from .record import read_record, write_record
 from .state import Progress, TrainingState
@@ -165,7 +166,12 @@ def resume(accelerator: Accelerator, output_dir: Path, state: TrainingState) -> 
 
 
 def open_output(output_dir: Path, recipe: Recipe, model_fields: dict[str, Any], resumed: bool) -> None:
-    """Make the output folder and write the recipe to it; refuse to mix two runs, or two recipes in one."""
+    """Make the output folder and write the recipe to it; refuse to mix two runs, or two recipes in one.
+
+    The folder belongs to this process until that ends.
+    """
+    with saving(output_dir, output_dir):
+        lock_output(output_dir)
     found = find_checkpoints(output_dir)
     if found and not resumed:
         raise ValueError(f"{output_dir} holds a run (up to {found[-1].name}); pass --resume or another --output_dir")

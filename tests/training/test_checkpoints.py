@@ -73,7 +73,7 @@ def test_failed_writing_names_the_last_checkpoint_and_makes_room(output_dir):
 
 def test_output_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file/run/recipe.yaml could not be written: .*there is no checkpoint yet"):
+    with pytest.raises(OSError, match="file/run could not be written: .*there is no checkpoint yet"):
         open_output(tmp_path / "file/run", Recipe(), {}, resumed=False)
 
 
