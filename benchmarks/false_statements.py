@@ -2,11 +2,10 @@
 
     python -m benchmarks.false_statements      # prints the shares, writes benchmarks/false_statements.json
 
-A statement is "in the gallery" (a probability of at least 60 %) of somebody who is not there, or "no match" of somebody
-who is. Three kinds of galleries, with the bundled checkpoint: drawn people of the test split; the same in another
-style (colours turned, coarse noise, narrower figures), of whom the model knows nothing; and random pictures, which show
-nobody. Queries are their captions, each asked of a gallery with the person and of one without; and sentences of words
-that no caption holds. "Before" leaves out the doubts of the calibration.
+A false statement is "in the gallery" (a probability of at least 60 %) of somebody who is not there, or "no match" of
+somebody who is. With the bundled checkpoint, captions of test people, half of whom are in the gallery, search three
+galleries: the drawn pictures; the same in another style (colours turned, coarse noise, narrower figures); and random
+pictures, which show nobody. Words that no caption holds search the first. "Before" is without the calibration's doubts.
 """
 
 import json
