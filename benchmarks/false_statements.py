@@ -5,7 +5,7 @@
 A false statement is "in the gallery" (a probability of at least 60 %) of somebody who is not there, or "no match" of
 somebody who is. With the bundled checkpoint, captions of test people, half of whom are in the gallery, search three
 galleries: the drawn pictures; the same in another style (colours turned, coarse noise, narrower figures); and random
-pictures, which show nobody. Words that no caption holds search the first. "Before" is without the calibration's doubts.
+pictures, which show nobody. Words that no caption holds search the first. "Before" is without the doubts.
 """
 
 import json
