@@ -127,6 +127,7 @@ def print_results(results: "SearchResults", save: Path | None, as_json: bool) ->
     """Show what a search found, and draw the sheet if one is wanted."""
     if as_json:
         found = {"query": results.query, "presence": results.presence, "no_match": results.no_match}
+        found["doubts"] = results.doubts
         print_json(found | {"results": [result.to_dict() for result in results]})
     else:
         print(results, flush=True)

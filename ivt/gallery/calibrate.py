@@ -10,7 +10,7 @@ apart is left out. How well the rest does on test people: `python -m benchmarks.
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,18 @@ from ivt.corpora.load import load_corpus
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.models import find_version, load_model
 
-from .calibration import Calibration
+from .calibration import Calibration, Domain, words_of
 from .fitting import MIN_AUROC, fit_curve, presence_cases, presence_rates
 from .queries import Clause, Query
 from .query_vectors import combine, embed_queries
+from .scores import GalleryStatistics
 
 NUM_PEOPLE = 400  # of the drawn corpus's validation split: its usual 100 are too few for galleries of many sizes
 # (clauses that are wanted, clauses that are not)
 CLAUSE_SHAPES = ((2, 0), (3, 0), (4, 0), (6, 0), (1, 1), (2, 1), (4, 1))
 QUERIES_PER_SHAPE = 200
+NUM_SAMPLES = 1000  # of pictures, to see how far small galleries are from all
+SAMPLE_MARGIN = 1.5  # since other people of the same kind differ a little more than these do from each other
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,18 @@ def split_cases(
     return cases
 
 
+def measure_domain(image_embeds: torch.Tensor, smallest: int, seed: int = 0) -> Domain:
+    """How embeddings (G, D) are spread, and how far random samples of `smallest` of them are from it at most."""
+    whole = GalleryStatistics.of(image_embeds.double())
+    domain = Domain(tuple(whole.mean.tolist()), float(whole.covariance.trace()), 0.0)
+    generator, largest = torch.Generator().manual_seed(seed), 0.0
+    for _ in range(NUM_SAMPLES):
+        rows = torch.randperm(len(image_embeds), generator=generator)[:smallest]
+        sample = GalleryStatistics.of(image_embeds[rows].double())
+        largest = max(largest, domain.distance(sample.mean, float(sample.covariance.trace())))
+    return replace(domain, largest_distance=SAMPLE_MARGIN * largest)
+
+
 def gallery_sizes(num_people: int) -> list[int]:
     """Numbers of people in the galleries to search: five sizes, each half of the next.
 
@@ -201,5 +216,13 @@ def calibrate(
             curves[kind] = curve
         found[kind] = {"cases": len(present), "kept": kind in curves, **rates}
     name = Path(checkpoint).resolve().name
-    Calibration(name, version.revision, f"{corpus}, val, {split.num_people} people", curves).save(checkpoint)
+    sizes = [curve.gallery_sizes[0] for curve in curves.values()]
+    Calibration(
+        name,
+        version.revision,
+        f"{corpus}, val, {split.num_people} people",
+        curves,
+        measure_domain(split.image_embeds, min(sizes, default=len(split.people))),
+        tuple(sorted(set(words_of(split.texts)))),
+    ).save(checkpoint)
     return found

@@ -12,6 +12,8 @@ Dimensions: Q queries, K best pictures, F features.
 import json
 import logging
 import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ import torch
 from huggingface_hub import snapshot_download
 
 from ivt.retrieval.models import DECISIVE_FILES, ModelVersion, folder_revision
+
+from .scores import GalleryStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,11 @@ FEATURES = (
     "top x log words",
 )
 NUM_TOP = 10  # scores that the features look at one by one
+
+
+def words_of(texts: Iterable[str]) -> list[str]:
+    """The words of texts, in small letters and without what stands around them."""
+    return [word for text in texts for word in re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text.lower())]
 
 
 def presence_features(
@@ -72,6 +81,7 @@ class PresenceCurve:
         no_match_below: probability under which the answer is "no match".
         gallery_sizes: numbers of pictures in the smallest and largest gallery it was fitted on.
         num_cases: what it was fitted on.
+        fewest_words: of the queries that it was fitted on.
     """
 
     weights: tuple[float, ...]
@@ -79,6 +89,7 @@ class PresenceCurve:
     no_match_below: float
     gallery_sizes: tuple[int, int]
     num_cases: int
+    fewest_words: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", tuple(self.weights))  # json gives lists
@@ -93,6 +104,29 @@ class PresenceCurve:
 
 
 @dataclass(frozen=True)
+class Domain:
+    """How the embeddings of the calibration's pictures are spread, to tell when a gallery's are others.
+
+    Attributes:
+        mean: their mean embedding, D numbers.
+        variance: sum of the variances of the D numbers.
+        largest_distance: that a random sample of them, as small as the smallest gallery, has from all of them.
+    """
+
+    mean: tuple[float, ...]
+    variance: float
+    largest_distance: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))  # json gives lists
+
+    def distance(self, mean: torch.Tensor, variance: float) -> float:
+        """Fréchet distance, taking both for round: of the means, and of the deviations, squared and added."""
+        apart = (mean.double() - torch.tensor(self.mean, dtype=torch.float64)).square().sum()
+        return float(apart) + (variance**0.5 - self.variance**0.5) ** 2
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The curves of one version of one model.
 
@@ -101,12 +135,46 @@ class Calibration:
         revision: digest of its files, as `folder_revision` makes it.
         corpus: what it was fitted on.
         curves: per `Query.kind` its curve; none for a kind whose scores say too little.
+        domain: of the pictures it was fitted on; None in files of older releases.
+        words: that stand in the captions it was fitted on; none in files of older releases.
     """
 
     model: str
     revision: str
     corpus: str
     curves: dict[str, PresenceCurve]
+    domain: Domain | None = None
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", tuple(self.words))  # json gives lists
+
+    def doubts(self, kind: str, texts: Sequence[str], num_words: int, statistics: GalleryStatistics) -> list[str]:
+        """Why the curves cannot know about a search: none if they can, or have no curve for this kind of query.
+
+        Args:
+            kind: of the query.
+            texts: of its clauses.
+            num_words: in all of them.
+            statistics: of the gallery.
+        """
+        curve = self.curves.get(kind)
+        if curve is None:
+            return []
+        found, known = [], set(self.words)
+        unknown = [word for word in dict.fromkeys(words_of(texts)) if word not in known]
+        if known and unknown:
+            found.append(f"the model does not know: {', '.join(unknown)}")
+        smallest, largest = curve.gallery_sizes
+        if not smallest <= statistics.size <= largest:
+            found.append(f"the gallery has {statistics.size} pictures, calibrated were {smallest} to {largest}")
+        if kind != "image" and num_words < curve.fewest_words:
+            found.append(f"the query has {num_words} words, calibrated were {curve.fewest_words} and more")
+        if self.domain is not None:
+            distance = self.domain.distance(statistics.mean, float(statistics.covariance.trace()))
+            if distance > self.domain.largest_distance:
+                found.append("the gallery's pictures are unlike those that the model was calibrated on")
+        return found
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `calibration.json` into the folder of the checkpoint and return its path."""
@@ -140,7 +208,8 @@ def load_calibration(version: ModelVersion) -> Calibration | None:
             logger.warning("%s is of another release and not used; write it again with ivt calibrate", path)
             return None
         curves = {kind: PresenceCurve(**curve) for kind, curve in fields.pop("curves").items()}
-        calibration = Calibration(curves=curves, **fields)
+        domain = Domain(**fields.pop("domain")) if fields.get("domain") else None
+        calibration = Calibration(curves=curves, **(fields | {"domain": domain}))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no calibration ({error}); write it again with ivt calibrate") from error
     found = folder_revision(folder)

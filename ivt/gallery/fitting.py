@@ -135,6 +135,7 @@ def fit_curve(features: torch.Tensor, present: torch.Tensor) -> PresenceCurve:
         no_match_below=0.0,
         gallery_sizes=(int(sizes.min()), int(sizes.max())),
         num_cases=len(raw),
+        fewest_words=int(features[:, FEATURES.index("log words")].expm1().round().min()),
     )
     threshold = float(curve(features)[present].quantile(1 - MIN_DETECTION))
     return replace(curve, no_match_below=min(threshold, MAX_NO_MATCH))

@@ -54,9 +54,9 @@ class SearchResults(Sequence[Result]):
         results: what was found, best first.
         load_images: gives the pictures of image ids.
         presence: probability that the person asked for is in the gallery, if even odds are assumed beforehand; None
-            if the model has no calibration for such a query. In galleries much larger than those of the calibration
-            (`gallery_sizes` in `calibration.json`) it is an extrapolation.
+            if the model has no calibration for such a query, or the calibration cannot know.
         no_match: whether that is so low that the answer is "no match".
+        doubts: why the calibration cannot know: unknown words, a gallery of other size or pictures.
     """
 
     def __init__(
@@ -66,10 +66,12 @@ class SearchResults(Sequence[Result]):
         load_images: Callable[[Sequence[str]], list[Image.Image]],
         presence: float | None = None,
         no_match: bool = False,
+        doubts: Iterable[str] = (),
     ) -> None:
         self.query = query
         self.presence = presence
         self.no_match = no_match
+        self.doubts = list(doubts)
         self._results = list(results)
         self._load_images = load_images
 
@@ -83,7 +85,8 @@ class SearchResults(Sequence[Result]):
 
     def __getitem__(self, index: int | slice) -> "Result | SearchResults":
         if isinstance(index, slice):
-            return SearchResults(self.query, self._results[index], self._load_images, self.presence, self.no_match)
+            verdict = (self.presence, self.no_match, self.doubts)
+            return SearchResults(self.query, self._results[index], self._load_images, *verdict)
         return self._results[index]
 
     def __repr__(self) -> str:
@@ -104,6 +107,8 @@ class SearchResults(Sequence[Result]):
 
     def _verdict(self) -> list[str]:
         """What the calibration says, a line or none."""
+        if self.doubts:
+            return [f"no probability: {'; '.join(self.doubts)}"]
         if self.presence is None:
             return []
         percent = min(max(100 * self.presence, 1), 99)  # it is never sure

@@ -69,14 +69,17 @@ def search(
         vector = _refined(table, vector, right, wrong, statistics)
         unmarked = f"NOT {any_of('image_id', [*right, *wrong])}"
         condition = f"({where}) AND {unmarked}" if where else unmarked
-        curve = None  # it was not fitted on refined queries
+        curve = calibration = None  # it was not fitted on refined queries
     rows, groups = _ranked_groups(table, vector.numpy(), k, condition, group_by)
-    presence, no_match = None, False
-    if curve:
+    presence, no_match, doubts = None, False, []
+    if calibration:
+        texts = [clause.text for clause in query.clauses if clause.text]
+        doubts = calibration.doubts(query.kind, texts, query.num_words, statistics)
+    if curve and not doubts:
         presence = _presence(curve, query, vector, rows, statistics)
         no_match = presence < curve.no_match_below
     results = _results(embedded, rows, groups[:k], statistics)
-    return SearchResults(str(query), results, table.images, presence, no_match)
+    return SearchResults(str(query), results, table.images, presence, no_match, doubts)
 
 
 def _refined(

@@ -125,7 +125,7 @@ def test_refine_asks_until_nothing_more_is_marked(indexed: Any, end: str) -> Non
 
 def test_no_match_exits_with_1(ivt: Any, make_crops: Any, checkpoint: str, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "model")
-    never = PresenceCurve((0.0,) * len(FEATURES), -3.0, 0.5, (10, 20), 100)
+    never = PresenceCurve((0.0,) * len(FEATURES), -3.0, 0.5, (2, 20), 100)
     Calibration("tiny", find_version(str(folder)).revision, "synthetic", {"text": never}).save(folder)
     make_crops("a.png", "b.png")
     assert ivt("index", "crops", "--gallery", "people.lance", "--model", str(folder)).exit_code == 0
