@@ -67,7 +67,7 @@ def train_on_batch(
     floor: float = 0.0,
 ) -> torch.Tensor:
     """Add the gradient of one batch, and step if it is the last of a step; see `learning_rate` for the two numbers."""
-    for group in optimizer.param_groups:  # before `backward`, where DeepSpeed takes its step
+    for group in optimizer.param_groups:
         group["lr"] = factor * group["initial_lr"] + floor
     with accelerator.accumulate(objective):
         loss = backward(accelerator, objective, batch, recipe.cached_chunk)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from ivt.retrieval.embedding import DualEncoder, embed_pixels, embed_texts, evaluating
+from ivt.retrieval.embedding import DualEncoder, check_texts, embed_pixels, embed_texts, evaluating
 from ivt.retrieval.encoders import model_type
 from ivt.retrieval.exported import ExportedIVTModel
 
@@ -46,7 +46,7 @@ def encode_texts(model: DualEncoder, processor: Any, texts: Sequence[Sequence[st
         texts: for each of B pictures its Q texts; equal ones are embedded once.
 
     Raises:
-        ValueError: if the pictures do not have equally many texts, or a text is empty.
+        ValueError: if the pictures do not have equally many texts, or a text is empty or has half a character.
     """
     counts = {len(row) for row in texts}
     if len(counts) != 1 or 0 in counts:
@@ -56,6 +56,7 @@ def encode_texts(model: DualEncoder, processor: Any, texts: Sequence[Sequence[st
     rows = torch.tensor([[place[text] for text in row] for row in texts], device=model.device)  # (B, Q)
     if not is_checkpoint(model):
         return Texts(embed_texts(model, processor, different, progress=False).to(model.device)[rows])
+    check_texts(different)
     tokens = processor(text=different, return_tensors="pt").to(model.device)
     with evaluating(model):
         output = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])

@@ -14,18 +14,17 @@ of its functions take unlimited time and memory.
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import pyarrow as pa
 from sqlglot import exp, parse_one
 from sqlglot.errors import SqlglotError
 
+from .columns import CONTENT_FIELDS, CROP_SCHEMA, PICTURE_FIELDS
+
 LONGEST = 10_000  # characters; the engine's parser overflows its stack at some 40,000
 DEEPEST = 50  # parentheses and functions within each other
-COLUMNS = {
-    **dict.fromkeys(("image_id", "uri", "camera"), "text"),
-    "time": "time",
-    "track_id": "text",
-    "person_id": "number",
-    **dict.fromkeys(("content_hash", "model_name", "model_revision"), "text"),
-}
+KINDS = {pa.string(): "text", pa.timestamp("us", tz="UTC"): "time", pa.int64(): "number"}
+COLUMNS = {name: KINDS[CROP_SCHEMA.field(name).type] for name in PICTURE_FIELDS}
+COLUMNS |= dict.fromkeys(CONTENT_FIELDS, "text")
 Node = type[exp.Expr]
 COMPARISONS: dict[Node, str] = {exp.EQ: "=", exp.NEQ: "!=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
 FUNCTIONS: dict[Node, tuple[str, str]] = {

@@ -113,6 +113,15 @@ def embed_images(
     return torch.cat(embeds).cpu()
 
 
+def check_texts(texts: Iterable[str]) -> None:
+    """Raise ValueError, with its number, for a text that is no string, has no word or has half a character."""
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"text {index} is {text!r}, expected a sentence; leave out texts without words")
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(f"text {index} is {text[:80]!a}, with half a character, as of an emoji cut in two")
+
+
 def embed_texts(
     model: DualEncoder,
     processor: Any,
@@ -145,12 +154,7 @@ def embed_texts(
     texts = list(texts)
     if not texts:
         raise ValueError("there are 0 texts to embed, expected at least one")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"text {index} is {text!r}, expected a sentence; leave out texts without words")
-        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(f"text {index} is {text[:80]!a}, with half a character, as of an emoji cut in two")
-
+    check_texts(texts)
     longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))  # a lack of memory shows at once
     embeds = []
     with evaluating(model), tqdm(desc="texts", total=len(texts), unit="text", leave=None, disable=not progress) as bar:

@@ -177,3 +177,8 @@ def test_command_refuses_what_the_function_refuses(ivt: Callable, picture: Image
 def test_help_names_every_method(ivt: Callable) -> None:
     shown = " ".join(ivt("--help").output.split())
     assert f"How the map is made: {', '.join(METHODS)}." in shown
+
+
+def test_half_a_character_is_named(tiny_model: IVTModel, processor: IVTProcessor) -> None:
+    with pytest.raises(ValueError, match=r"text 0 is 'a hat \\ud83c', with half a character"):
+        encode_texts(tiny_model, processor, [["a hat \ud83c"]])
