@@ -96,7 +96,7 @@ def test_word_is_looked_for_as_a_text_of_its_own(
         (SENTENCE, {"method": "saliency"}, "no method 'saliency', choose one of cls"),
         (SENTENCE, {"shifts": 0}, "shifts is 0, expected 1 to 6"),
         (SENTENCE, {"shifts": 7}, "shifts is 7, expected 1 to 6"),
-        (" ", {}, "text 0 is empty"),
+        (" ", {}, "text 0 is ' ', expected a sentence"),
     ],
 )
 def test_what_cannot_be_explained_is_said(
