@@ -51,7 +51,7 @@ demo: $(INSTALLED)
 	$(BIN)/ivt evaluate $(DEMO_DIR)/best --corpus synthetic --split test --output $(DEMO_DIR)/test.json
 	@echo "answers to three queries: $(DEMO_DIR)/answers.png, training curves: $(DEMO_DIR)/curves.png"
 
-# embedding takes all cores, the others one
+# encoders and steps take all cores, the others one
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks drawing views ranking cached_chunk
-	$(BIN)/python -m benchmarks embedding
+	$(BIN)/python -m benchmarks encoders steps

@@ -106,7 +106,9 @@ def dry_run(run: Run, optimizer: torch.optim.Optimizer, validation_rows: Dataset
         run.objective,
         optimizer,
         run.loader,
-        lambda batch: train_on_batch(run.accelerator, run.objective, optimizer, batch, run.recipe, factor=1.0),
+        lambda batch: train_on_batch(
+            run.accelerator, run.objective, optimizer, run.prepared(batch), run.recipe, factor=1.0
+        ),
         schedule,
         num_validations * seconds,
     )

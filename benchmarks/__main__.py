@@ -1,8 +1,8 @@
-"""Print speed and memory on this machine's CPU, as Markdown tables under the machine's name.
+"""Print speed and memory on this machine, as Markdown tables under the machine's name.
 
     make bench                                                  # everything
     OMP_NUM_THREADS=1 python -m benchmarks drawing views ranking cached_chunk    # per core
-    python -m benchmarks embedding                              # all cores, base size
+    python -m benchmarks encoders steps                         # base size, all cores or a GPU
     python -m benchmarks cached_chunk --cases 4 64:4 --config ivt/recipes/rstpreid.yaml --optimizer adamw
 
 Wall-clock time on an otherwise idle machine is meant; `cached_chunk` counts processor time. Nothing here is part of
@@ -19,18 +19,21 @@ import torch
 
 from ivt.training.record import describe_versions
 
-from . import cached_chunk, speed
+from . import cached_chunk, network, speed
 
-SPEEDS = {measure.__name__: measure for measure in (speed.drawing, speed.views, speed.ranking, speed.embedding)}
-FIGURES = (*SPEEDS, "cached_chunk")
+SPEEDS = (speed.drawing, speed.views, speed.ranking, network.encoders, network.steps)
+MEASURES = {measure.__name__: measure for measure in SPEEDS}
+FIGURES = (*MEASURES, "cached_chunk")
 
 
 def machine() -> str:
-    """Name of the processor, cores, threads in use, and versions."""
+    """Name of the processor, cores, threads in use, GPU, and versions."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text().splitlines() if listed.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.get_device_name()}, {name}"
     versions = ", ".join(f"{library} {version}" for library, version in describe_versions().items())
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {versions}"
 
@@ -56,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [name for name in figures if name not in FIGURES]:
         parser.error(f"no figure {', '.join(unknown)}, expected some of {', '.join(FIGURES)}")
     print(machine())
-    if chosen := [SPEEDS[name] for name in figures if name in SPEEDS]:
+    for name in figures:
         print()
-        table(line for measure in chosen for line in measure())
-    if "cached_chunk" in figures:
-        print()
-        table(cached_chunk.measure_cases(arguments.cases, arguments.steps, recipe_arguments))
+        if name == "cached_chunk":
+            table(cached_chunk.measure_cases(arguments.cases, arguments.steps, recipe_arguments))
+        else:
+            table(MEASURES[name]())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from ivt import rank_gallery
 from ivt.corpora.drawn.drawing import draw_sighting
 from ivt.corpora.drawn.people import sample_person, sample_sighting
 from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
-from modeling_ivt import IVTConfig, IVTModel
 from processing import IVTImageProcessor
 from processing.views import TrainingViews, resized_pixels
 
@@ -61,18 +60,3 @@ def ranking() -> Iterator[dict[str, object]]:
     measured = median_rate(lambda: retrieval_metrics(texts.numpy(), text_ids, images.numpy(), image_ids), 1)
     yield line("ten best of 3,074 images for 6,156 texts", 1 / ranked, "s")
     yield line("all metrics of 3,074 images and 6,156 texts", 1 / measured, "s")
-
-
-@torch.inference_mode()
-def embedding() -> Iterator[dict[str, object]]:
-    """Embedding with the base model: images of stride 12 and 16, texts of 64 tokens."""
-    for stride in (12, 16):
-        model = IVTModel(IVTConfig(patch_stride=stride)).eval()
-        images, texts = torch.randn(16, 3, 384, 128), torch.randint(1000, (16, 64))
-        for dtype in (torch.float32, torch.bfloat16):
-            model.to(dtype)
-            image_rate = median_rate(lambda: model.get_image_features(images.to(dtype), cls_only=True), 16, rounds=3)  # noqa: B023
-            text_rate = median_rate(lambda: model.get_text_features(texts, cls_only=True), 16, rounds=3)  # noqa: B023
-            kind = f"base model, stride {stride}, {str(dtype).removeprefix('torch.')}"
-            yield line(f"{kind}, images", image_rate, "images/s")
-            yield line(f"{kind}, texts of 64 tokens", text_rate, "texts/s")

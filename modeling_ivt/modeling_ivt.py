@@ -107,12 +107,18 @@ def gather_tokens(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor
     return tokens[torch.arange(tokens.shape[0], device=tokens.device)[:, None], positions]
 
 
-def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
-    """Stochastic depth (Huang et al. 2016): in training, skip a residual `branch` (B, S, D) for a share of samples."""
-    if rate == 0.0 or not training:
-        return branch
-    kept = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= rate
-    return branch * kept.to(branch.dtype) / (1.0 - rate)
+def draw_branch_scales(rate: float, batch_size: int, device: torch.device) -> torch.Tensor:
+    """Stochastic depth (Huang et al. 2016): what a block's two residual branches are multiplied by in training.
+
+    A branch is skipped for a share `rate` of the samples, and longer for the others, so that the mean stays. Drawn
+    outside of the block, so that one compiled graph serves all blocks.
+
+    Returns:
+        (2, B, 1, 1), zeros and 1 / (1 - rate).
+    """
+    if rate == 0.0:
+        return torch.ones(2, batch_size, 1, 1, device=device)
+    return (torch.rand(2, batch_size, 1, 1, device=device) >= rate) / (1.0 - rate)
 
 
 def resize_grid(embeddings: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
@@ -123,6 +129,18 @@ def resize_grid(embeddings: torch.Tensor, grid: tuple[int, int], new_grid: tuple
     return torch.cat([cls, patches.to(cls.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 
+class IVTPatchEmbeddings(nn.Conv2d):
+    """A convolution, computed as one matrix product of all patches: with few channels GPUs are faster in it."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(B, C, height, width) to (B, rows * columns, D)."""
+        patches = input
+        for dim, (size, step) in enumerate(zip(self.kernel_size, self.stride, strict=True), start=2):
+            patches = patches.unfold(dim, size, step)  # in the end (B, C, rows, columns, size, size)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        return nn.functional.linear(patches, self.weight.flatten(1), self.bias)
+
+
 class IVTImageEmbeddings(nn.Module):
     """Pixels to image tokens: patches by a convolution, [CLS] in front, plus position and type embeddings."""
 
@@ -130,7 +148,7 @@ class IVTImageEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         rows, columns = config.patch_grid
-        self.patch_embeddings = nn.Conv2d(
+        self.patch_embeddings = IVTPatchEmbeddings(
             config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_stride
         )
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
@@ -160,7 +178,6 @@ class IVTImageEmbeddings(nn.Module):
                 )
             added = resize_grid(added, self.config.patch_grid, self.config.patch_grid_for(height, width))
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
-        patches = patches.flatten(2).transpose(1, 2)  # (B, rows * columns, D)
         return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + added
 
 
@@ -240,17 +257,19 @@ class IVTAttention(nn.Module):
         return eager_attention_forward
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, num_queries: int, **kwargs: Any
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, cls_only: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, S, D) to the first Q = `num_queries` outputs (B, Q, D) and their weights (B, H, Q, S) or None."""
+        """(B, S, D) to outputs (B, Q, D) and their weights (B, H, Q, S) or None; Q is S, or 1 with `cls_only`."""
         qkv = self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_dim))  # (B, S, 3, H, D / H)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, S, D / H)
-        if attention_mask is not None and attention_mask.ndim == 4:
-            attention_mask = attention_mask[:, :, :num_queries]
+        if cls_only:
+            query = query[:, :, :1]
+            if attention_mask is not None and attention_mask.ndim == 4:
+                attention_mask = attention_mask[:, :, :1]
         attend = self._attention_function(kwargs.get("output_attentions", self.config.output_attentions))
         context, weights = attend(
             self,
-            query[:, :, :num_queries],
+            query,
             key,
             value,
             attention_mask,
@@ -296,32 +315,38 @@ class IVTBlock(GradientCheckpointingLayer):
     Where `config.shared_attention` is off, norms and attention are per modality as well.
     """
 
-    def __init__(self, config: IVTConfig, drop_path_rate: float):
+    def __init__(self, config: IVTConfig):
         super().__init__()
         layernorm = partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps)
         self.layernorm_before = shared(config, layernorm)
         self.attention = shared(config, partial(IVTAttention, config))
         self.layernorm_after = shared(config, layernorm)
         self.feed_forward = per_modality(partial(IVTFeedForward, config))
-        self.drop_path_rate = drop_path_rate
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         modality: str,
-        num_queries: int,
+        cls_only: bool = False,
+        branch_scales: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """(B, S, D) to the first `num_queries` tokens of the block's output (B, Q, D)."""
+        """(B, S, D) to the block's output (B, S, D), or (B, 1, D) with `cls_only`; see `draw_branch_scales`."""
         attention, normed = (
             for_modality(self.attention, modality),
             for_modality(self.layernorm_before, modality)(hidden_states),
         )
-        attended, _ = attention(normed, attention_mask, num_queries, **kwargs)
-        hidden_states = hidden_states[:, :num_queries] + drop_path(attended, self.drop_path_rate, self.training)
+        attended, _ = attention(normed, attention_mask, cls_only, **kwargs)
+        if cls_only:
+            hidden_states = hidden_states[:, :1]
+        if branch_scales is not None:
+            attended = attended * branch_scales[0].to(attended.dtype)
+        hidden_states = hidden_states + attended
         branch = for_modality(self.feed_forward, modality)(for_modality(self.layernorm_after, modality)(hidden_states))
-        return hidden_states + drop_path(branch, self.drop_path_rate, self.training)
+        if branch_scales is not None:
+            branch = branch * branch_scales[1].to(branch.dtype)
+        return hidden_states + branch
 
 
 class IVTPreTrainedModel(PreTrainedModel):
@@ -364,10 +389,7 @@ class IVTModel(IVTPreTrainedModel):
         super().__init__(config)
         self.image_embeddings = IVTImageEmbeddings(config)
         self.text_embeddings = IVTTextEmbeddings(config)
-        depth = config.num_hidden_layers
-        self.layers = nn.ModuleList(
-            [IVTBlock(config, config.drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
-        )
+        self.layers = nn.ModuleList([IVTBlock(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = shared(config, partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps))
         self.post_init()
 
@@ -443,10 +465,11 @@ class IVTModel(IVTPreTrainedModel):
         """Pass (B, S, D) tokens through the blocks and the last LayerNorm."""
         if hidden_states.shape[0] == 0:
             raise ValueError(f"the batch has no {modality}s, expected at least one; leave empty batches out")
-        last = len(self.layers) - 1
+        last, rate, scales = len(self.layers) - 1, self.config.drop_path_rate, None
         for i, layer in enumerate(self.layers):
-            num_queries = 1 if cls_only and i == last else hidden_states.shape[1]
-            hidden_states = layer(hidden_states, attention_mask, modality, num_queries, **kwargs)
+            if self.training and rate:
+                scales = draw_branch_scales(rate * i / max(last, 1), hidden_states.shape[0], hidden_states.device)
+            hidden_states = layer(hidden_states, attention_mask, modality, cls_only and i == last, scales, **kwargs)
         hidden_states = for_modality(self.layernorm, modality)(hidden_states)
         return IVTEncoderOutput(
             last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0], keep_positions=keep_positions

@@ -257,8 +257,10 @@ class StreamedPairs(AugmentedPairs):
 class PairCollator:
     """Stack pairs into a training batch; nothing here is random.
 
+    Pictures stay pixels, a quarter of the bytes, until the batch is on its device: `with_pixel_values`.
+
     Args:
-        processor: gives the tokenizer, text options, and the normalisation of pictures.
+        processor: gives the tokenizer and text options.
     """
 
     def __init__(self, processor: IVTProcessor) -> None:
@@ -271,7 +273,8 @@ class PairCollator:
             pairs: B items of `TrainingPairs`.
 
         Returns:
-            `pixel_values` float32 (V*B, 3, H, W) and `person_ids` (V*B,): row v * B + b is view v of pair b;
+            `pixels` (V*B, 3, H, W), of the type of the views, and `person_ids` (V*B,): row v * B + b is view v of
+            pair b;
             `input_ids`, `attention_mask` (T*B, L) and `text_person_ids` (T*B,): row t * B + b is text t of pair b;
             `image_ids` list of B.
         """
@@ -280,7 +283,7 @@ class PairCollator:
         texts = [pair["texts"][t] for t in range(num_texts) for pair in pairs]  # (T*B)
         person_ids = torch.tensor([pair["person_id"] for pair in pairs])  # (B,)
         return {
-            "pixel_values": normalise(views.flatten(0, 1), self.processor.image_processor),
+            "pixels": views.flatten(0, 1),
             **self.processor(text=texts, return_tensors="pt"),
             "person_ids": person_ids.repeat(len(views)),
             "text_person_ids": person_ids.repeat(num_texts),
@@ -288,8 +291,16 @@ class PairCollator:
         }
 
 
+def with_pixel_values(batch: dict[str, Any], image_processor: IVTImageProcessor) -> dict[str, Any]:
+    """A batch of `PairCollator`, its `pixels` scaled and normalised to float32 `pixel_values` on their device."""
+    rest = {name: values for name, values in batch.items() if name != "pixels"}
+    return {"pixel_values": normalise(batch["pixels"], image_processor), **rest}
+
+
 def normalise(pixels: torch.Tensor, image_processor: IVTImageProcessor) -> torch.Tensor:
     """Scale and normalise pixels (N, 3, H, W) of 0 to 255 to float32 as the image processor does."""
-    mean = torch.tensor(image_processor.image_mean).view(3, 1, 1)
-    std = torch.tensor(image_processor.image_std).view(3, 1, 1)
-    return pixels.float().mul_(image_processor.rescale_factor / std).sub_(mean / std)
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (image_processor.image_mean, image_processor.image_std)
+    )
+    scale, shift = ((image_processor.rescale_factor / std).to(pixels.device), (mean / std).to(pixels.device))
+    return pixels.to(torch.float32, copy=True).mul_(scale).sub_(shift)

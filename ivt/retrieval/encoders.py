@@ -32,6 +32,7 @@ PADDED_TO_FULL_LENGTH = ("siglip", "siglip2")
 WITH_CLASS_TOKEN = ("clip", "metaclip_2", "chinese_clip", "altclip")
 COUNTED_FROM_PADDING = ("xlm-roberta", "altclip_text_model")  # positions begin behind the number of the padding
 NO_LIMIT = 1_000_000  # a tokenizer without a longest text says 1e30
+CPUS_FAST_IN_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 DEVICES_FAST_IN_HALF = {"cuda": torch.bfloat16, "xpu": torch.bfloat16, "mps": torch.float16}
 
 
@@ -104,10 +105,11 @@ def longest_text(config: Any, tokenizer: Any) -> int:
 
 def auto_dtype(device: torch.device) -> torch.dtype:
     """Half precision where a device is fast in it, else float32."""
-    dtype = DEVICES_FAST_IN_HALF.get(device.type, torch.float32)
+    if device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in CPUS_FAST_IN_BFLOAT16):
+        return torch.bfloat16
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
-    return dtype
+    return DEVICES_FAST_IN_HALF.get(device.type, torch.float32)
 
 
 @cache

@@ -14,7 +14,8 @@ from transformers import AutoProcessor
 from ivt.choices import DEFAULT_MODEL
 
 from .checkpoints import load_embedder
-from .encoders import auto_dtype, check_processor, load_config, model_type, width_of
+from .encoders import auto_dtype, check_processor, load_config, width_of
+from .exported import ExportedIVTModel
 
 WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
 # What decides about the embeddings; a README or the state of a training beside them does not.
@@ -141,7 +142,7 @@ def find_device(name: str | None = None) -> torch.device:
 def _load_model(version: ModelVersion, device: str | None) -> tuple[torch.nn.Module, Any]:
     place, revision = find_device(device), hub_revision(version)
     model, processor = load_embedder(version.name, revision=revision), load_processor(version.name, revision)
-    if model_type(model) not in ("", "ivt"):  # IVT is small, and keeps the precision of its checkpoint
+    if not isinstance(model, ExportedIVTModel):  # which has the precision it was exported with
         model = model.to(auto_dtype(place))
     return model.to(place), processor
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -108,4 +109,5 @@ def build_loader(
         collate_fn=PairCollator(processor),
         num_workers=recipe.num_workers,
         drop_last=True,
+        pin_memory=torch.cuda.is_available(),
     )

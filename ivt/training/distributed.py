@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
+from accelerate.utils import DataLoaderConfiguration, DistributedType, GradientAccumulationPlugin, ProjectConfiguration
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from .objective import Objective
@@ -31,6 +31,7 @@ def build_accelerator(paths: RunPaths, recipe: Recipe) -> Accelerator:
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_plugin=accumulation,
         log_with=[*paths.trackers] or None,
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
         project_config=ProjectConfiguration(logging_dir=str(Path(paths.output_dir) / "tensorboard")),
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:

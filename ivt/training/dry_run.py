@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from .optimization import Schedule
 
-MEASURED_BATCHES = 3  # after a first one, in which libraries set themselves up
+# the first ones, in which libraries set themselves up, are not timed; on a GPU that takes several, and each is short
+UNTIMED_BATCHES, MEASURED_BATCHES = (5, 20) if torch.accelerator.is_available() else (1, 3)
 ATTENTION_ON_CPU = {  # what torch's own counter leaves out; shapes of query, key and value come first
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
@@ -40,6 +41,8 @@ def measure_batches(
     batches = itertools.chain.from_iterable(itertools.repeat(batches))
     with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         train_on_batch(next(batches)).item()  # .item() waits for the GPU
+    for _ in range(1, UNTIMED_BATCHES):
+        train_on_batch(next(batches)).item()
     started = time.perf_counter()
     for _ in range(MEASURED_BATCHES):
         loss = train_on_batch(next(batches))

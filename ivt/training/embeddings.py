@@ -133,16 +133,15 @@ def embed_batch(model: IVTModel, batch: dict[str, Any], num_groups: int, with_to
 
     Args:
         model: in training it hides tokens, see `IVTConfig.bmm_ratio`.
-        batch: what `PairCollator` gives, or a part of it.
+        batch: what `Run.prepared` gives, or a part of it.
         num_groups: groups of texts.
         with_tokens: keep the states of patches and tokens too, for the token-wise loss.
     """
+    lengths, order = batch["attention_mask"].sum(dim=1).sort(descending=True)
+    longest_of_groups = torch.stack([group[0] for group in lengths.chunk(num_groups)]).tolist()  # a GPU is waited for
     images = model.get_image_features(batch["pixel_values"], cls_only=not with_tokens)
-    lengths = batch["attention_mask"].sum(dim=1)
-    order = lengths.argsort(descending=True)
     text_embeds, token_states, token_masks = [], [], []
-    for rows in order.chunk(num_groups):
-        longest = int(lengths[rows[0]])
+    for rows, longest in zip(order.chunk(num_groups), longest_of_groups, strict=True):
         mask = batch["attention_mask"][rows, :longest]
         texts = model.get_text_features(batch["input_ids"][rows, :longest], mask, cls_only=not with_tokens)
         text_embeds.append(texts.pooler_output.float())

@@ -26,7 +26,7 @@ def backward(
     Args:
         accelerator: scales the loss, and averages gradients over the processes where it accumulates no more.
         objective: a prepared `Objective`.
-        batch: what `PairCollator` gives.
+        batch: what `Run.prepared` gives.
         chunk_size: pairs whose graph is held in memory at a time; None: all.
 
     Returns:

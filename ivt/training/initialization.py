@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from ivt.choices import RECIPES
 from ivt.retrieval.checkpoints import load_checkpoint
 from modeling_ivt import IVTConfig, IVTModel
-from modeling_ivt.modeling_ivt import resize_grid
+from modeling_ivt.modeling_ivt import MODALITIES, resize_grid
 from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor
 from processing.end_token import without_end_token
@@ -267,6 +267,14 @@ def initial_model(
     return continued_model(init, model_fields), normalisation_of(init), []
 
 
+def compile_blocks(model: IVTModel) -> None:
+    """Compile the blocks, as one function for all; the number of tokens changes from step to step."""
+    graphs = 4 * len(MODALITIES)  # in training or not, last block or not; more for texts without padding
+    torch._dynamo.config.recompile_limit = 2 * graphs  # ty: ignore[invalid-assignment]
+    for layer in model.layers:
+        layer.compile(dynamic=True)
+
+
 def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel, IVTProcessor, list[str]]:
     """The model a recipe begins with, the processor that fits it, and lines on what its weights were made of.
 
@@ -299,6 +307,8 @@ def build_model(recipe: Recipe, model_fields: dict[str, Any]) -> tuple[IVTModel,
         )
     if recipe.gradient_checkpointing:
         model.activation_checkpointing_enable()
+    if recipe.compile:
+        compile_blocks(model)
     height, width = model.config.image_size
     resample = Image.Resampling[recipe.test_resample.upper()]
     image_processor = IVTImageProcessor(size={"height": height, "width": width}, resample=resample, **normalisation)

@@ -60,7 +60,7 @@ class Objective(nn.Module):
         """The loss of a batch.
 
         Args:
-            batch: what `PairCollator` gives, or a part of it.
+            batch: what `Run.prepared` gives, or a part of it.
             compare: computes another scalar from the embeddings; gradient caching needs one.
 
         Returns:

@@ -144,6 +144,7 @@ class Recipe:
     )
     gradient_accumulation_steps: int = option(1, "batches per optimiser step", least=1)
     mixed_precision: str = option("no", "no, fp16 or bf16", choices=("no", "fp16", "bf16"))
+    compile: bool = option(False, "compile the blocks of the model: steps up to a sixth faster, after a minute or two")
     gradient_checkpointing: bool = option(False, "less memory for a third more time")
     batch_size: int = option(28, "image-caption pairs per process and batch", least=1)
     pairs_per_person: int | None = option(

@@ -19,6 +19,7 @@ from torch import nn
 
 from ivt.corpora.sharded import ShardedRows
 from processing import IVTProcessor
+from processing.batches import with_pixel_values
 
 from .checkpoints import best_is_saved, delete_replaced, resume, save_checkpoint, save_model
 from .optimization import Schedule, learning_rate
@@ -122,7 +123,11 @@ class Run:
             progress = self.progress
             place = (self.recipe.seed, progress.epoch, progress.batch, self.accelerator.process_index)
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-            yield batch
+            yield self.prepared(batch)
+
+    def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of the loader as the objective takes it."""
+        return with_pixel_values(batch, self.processor.image_processor)
 
     def count_batch(self, loss: torch.Tensor, image_ids: list[str]) -> None:
         """Count a batch that was trained on."""

@@ -5,13 +5,15 @@ Letters: B batch, N image tokens, L text tokens, S tokens of either, K tokens ke
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import modeling_ivt.modeling_ivt
 from modeling_ivt import IVTConfig, IVTModel, cmpm_loss
-from modeling_ivt.modeling_ivt import drop_path, sample_keep_positions
+from modeling_ivt.modeling_ivt import draw_branch_scales, sample_keep_positions
 
 Batch = dict[str, torch.Tensor]
 ROWS, COLUMNS, PATCH, STRIDE = 7, 3, 8, 6  # of `tiny_config`
@@ -138,10 +140,10 @@ def test_too_long_texts_are_an_error(tiny_model: IVTModel) -> None:
 @torch.no_grad()
 def test_modalities_share_all_but_the_feed_forward(tiny_model: IVTModel) -> None:
     block, tokens = tiny_model.layers[0], torch.randn(2, 5, 32)
-    image, text = (block(tokens, None, modality, 5) for modality in ("image", "text"))
+    image, text = (block(tokens, None, modality) for modality in ("image", "text"))
     assert not torch.allclose(image, text)
     block.feed_forward["text"].load_state_dict(block.feed_forward["image"].state_dict())
-    assert torch.equal(block(tokens, None, "text", 5), image)
+    assert torch.equal(block(tokens, None, "text"), image)
 
 
 @torch.no_grad()
@@ -155,7 +157,7 @@ def test_a_block_is_the_paper_s_formula(tiny_model: IVTModel) -> None:
     middle = attention(normed, normed, normed)[0] + tokens
     forward = block.feed_forward["image"]
     expected = forward.fc2(nn.functional.gelu(forward.fc1(block.layernorm_after(middle)))) + middle
-    torch.testing.assert_close(block(tokens, None, "image", 5), expected)
+    torch.testing.assert_close(block(tokens, None, "image"), expected)
 
 
 @torch.no_grad()
@@ -260,21 +262,37 @@ def test_attention_is_dropped_at_its_rate_in_training_only(tiny_config: IVTConfi
 # Stochastic depth
 
 
-def test_stochastic_depth_grows_linearly_with_depth(tiny_config: IVTConfig) -> None:
+def test_stochastic_depth_grows_linearly_with_depth(
+    tiny_config: IVTConfig, tiny_batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_config.num_hidden_layers, tiny_config.drop_path_rate = 5, 0.4
-    rates = [layer.drop_path_rate for layer in IVTModel(tiny_config).layers]
+    model, rates = IVTModel(tiny_config), []
+
+    def draw(rate: float, *more: Any) -> torch.Tensor:
+        rates.append(rate)
+        return draw_branch_scales(rate, *more)
+
+    monkeypatch.setattr(modeling_ivt.modeling_ivt, "draw_branch_scales", draw)
+    for training in (True, False):
+        model.train(training).get_image_features(tiny_batch["pixel_values"])
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean() -> None:
-    branch = torch.ones(20_000, 2, 3)
-    dropped = drop_path(branch, 0.25, training=True)
-    per_sample = dropped.flatten(1)
-    assert torch.equal(per_sample, per_sample[:, :1].expand_as(per_sample))
-    values = per_sample[:, 0].unique()
-    torch.testing.assert_close(values, torch.tensor([0, 4 / 3]))
-    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
-    assert drop_path(branch, 0.25, training=False) is branch
+    scales = draw_branch_scales(0.25, 20_000, torch.device("cpu"))
+    assert scales.shape == (2, 20_000, 1, 1)
+    torch.testing.assert_close(scales.unique(), torch.tensor([0, 4 / 3]))
+    assert scales.mean(dim=1).flatten().tolist() == pytest.approx([1, 1], abs=0.02)
+    assert not torch.equal(*scales)
+    assert torch.equal(draw_branch_scales(0.0, 3, torch.device("cpu")), torch.ones(2, 3, 1, 1))
+
+
+def test_a_sample_whose_branches_are_dropped_keeps_its_tokens(tiny_model: IVTModel) -> None:
+    block, tokens = tiny_model.layers[0], torch.randn(2, 5, 32)
+    whole = block(tokens, None, "image")
+    part = block(tokens, None, "image", False, torch.tensor([[0.0, 1], [0, 1]])[..., None, None])
+    assert torch.equal(part[0], tokens[0])
+    torch.testing.assert_close(part[1], whole[1])
 
 
 # Hiding tokens

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from processing import batches
-from processing.batches import PairCollator, TrainingPairs
+from processing.batches import PairCollator, TrainingPairs, with_pixel_values
 from processing.caption_augmentation import CaptionAugmentation
 from processing.samplers import PairSampler
 from processing.views import TrainingViews, resized_pixels
@@ -231,16 +231,18 @@ def test_empty_caption_is_named(processor):
 def test_batch_rows_are_ordered_by_view_and_text_first(processor, pairs):
     items = [pairs[0, i] for i in (3, 0)]
     batch = PairCollator(processor)(items)
-    assert batch["pixel_values"].shape == (6, 3, 12, 4) and batch["pixel_values"].dtype == torch.float32
+    assert batch["pixels"].shape == (6, 3, 12, 4) and batch["pixels"].dtype == torch.uint8
     assert len(batch["input_ids"]) == len(batch["attention_mask"]) == 6
     assert batch["person_ids"].tolist() == batch["text_person_ids"].tolist() == [9, 7, 9, 7, 9, 7]
     assert batch["image_ids"] == ["cam/3.png", "cam/0.png"]
-    names = {"pixel_values", "input_ids", "attention_mask", "person_ids", "text_person_ids", "image_ids"}
-    assert set(batch) == names
+    names = {"input_ids", "attention_mask", "person_ids", "text_person_ids", "image_ids"}
+    assert set(batch) == {"pixels"} | names
+    prepared = with_pixel_values(batch, processor.image_processor)
+    assert set(prepared) == {"pixel_values"} | names and prepared["pixel_values"].dtype == torch.float32
     for b in range(2):
         for k in range(3):
             view = torch.from_numpy(items[b]["views"][k]) / 127.5 - 1
-            torch.testing.assert_close(batch["pixel_values"][k * 2 + b], view, atol=1e-6, rtol=0)
+            torch.testing.assert_close(prepared["pixel_values"][k * 2 + b], view, atol=1e-6, rtol=0)
             ids = batch["input_ids"][k * 2 + b][batch["attention_mask"][k * 2 + b].bool()]
             assert ids.tolist() == processor(text=items[b]["texts"][k])["input_ids"]
 
@@ -256,7 +258,8 @@ def test_one_view_can_serve_three_texts(processor):
     pairs = TrainingPairs(make_rows(), processor, views=PLAIN)
     batch = PairCollator(processor)([pairs[0, 0], pairs[0, 3]])
     expected = processor(images=[picture(0), picture(3)], return_tensors="pt").pixel_values
-    torch.testing.assert_close(batch["pixel_values"], expected)
+    prepared = with_pixel_values(batch, processor.image_processor)
+    torch.testing.assert_close(prepared["pixel_values"], expected)
     assert batch["person_ids"].tolist() == [7, 9]
     assert batch["text_person_ids"].tolist() == [7, 9] * 3 and len(batch["input_ids"]) == 6
 

@@ -213,5 +213,5 @@ def test_loader_goes_on_where_it_was_left_whatever_its_workers(processor, num_wo
     assert len(found) == 3
     for batch, other in zip(expected[1:], found, strict=True):
         assert batch["image_ids"] == other["image_ids"]
-        assert (batch["pixel_values"] == other["pixel_values"]).all()
+        assert (batch["pixels"] == other["pixels"]).all()
         assert (batch["input_ids"] == other["input_ids"]).all()

@@ -14,9 +14,11 @@ from ivt import Gallery
 from ivt.explanations.attention import as_seen, explain
 from ivt.explanations.maps import known_methods
 from ivt.gallery.queries import Clause, Query
+from ivt.retrieval import models
+from ivt.retrieval.checkpoints import load_embedder
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.encoders import auto_dtype, describe
-from ivt.retrieval.models import embedding_width, find_version, load_model
+from ivt.retrieval.models import embedding_width, find_version, load_model, load_processor
 
 IMAGES = [draw(seed, width, height) for seed, (width, height) in enumerate([(20, 50), (60, 33), (40, 40), (24, 96)])]
 TEXTS = ["a man in a red coat", "the woman with a bag", "person", " ".join(["a blue bag and"] * 20)]
@@ -54,7 +56,7 @@ def embed_directly(folder: str, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_embeds_are_those_of_calling_the_model_directly(kind: str, encoder_of: Callable[[str], str]) -> None:
     folder = encoder_of(kind)
-    model, processor = load_model(find_version(folder), "cpu")
+    model, processor = load_embedder(folder, torch.float32), load_processor(folder)
     found = embed_images(model, processor, IMAGES, 3, False), embed_texts(model, processor, TEXTS, 3, False)
     for embeds, direct in zip(found, embed_directly(folder, kind), strict=True):
         cosines = torch.cosine_similarity(embeds.double(), direct.double())
@@ -119,7 +121,7 @@ def test_a_processor_without_a_tokenizer_is_named(encoder_of: Callable[[str], st
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_explanations_work_or_say_which_methods_do(kind: str, encoder_of: Callable[[str], str]) -> None:
-    model, processor = load_model(find_version(encoder_of(kind)), "cpu")
+    model, processor = load_embedder(encoder_of(kind), torch.float32), load_processor(encoder_of(kind))
     if kind == "siglip2_naflex":
         with pytest.raises(ValueError, match="no method works with these; choose a model of a fixed size"):
             explain(model, processor, IMAGES[0], TEXTS[0], method="occlusion")
@@ -148,10 +150,23 @@ def test_maps_lie_over_the_part_of_the_picture_that_the_model_sees(encoder_of: C
     torch.testing.assert_close(whole, part, atol=0.02, rtol=0)
 
 
-def test_half_precision_is_for_devices_that_are_fast_in_it(encoder_of: Callable[[str], str]) -> None:
-    assert auto_dtype(torch.device("cpu")) == torch.float32
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [("avx2", torch.float32), ("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16)]
+)
+def test_half_precision_is_for_devices_that_are_fast_in_it(
+    capability: str,
+    dtype: torch.dtype,
+    encoder_of: Callable[[str], str],
+    checkpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, capability: True})
     assert auto_dtype(torch.device("mps")) == torch.float16
-    assert load_model(find_version(encoder_of("clip")), "cpu")[0].dtype == torch.float32
+    assert auto_dtype(torch.device("cpu")) == dtype
+    for name in (encoder_of("clip"), checkpoint):
+        models._load_model.cache_clear()
+        assert load_model(find_version(name), "cpu")[0].dtype == dtype
+    models._load_model.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
@@ -160,4 +175,5 @@ def test_evaluate_takes_any_dual_encoder(
 ) -> None:
     folder, corpus = encoder_of("clip"), ["--corpus", "synthetic", "--split", "val"]
     done = ivt("evaluate", folder, *corpus, "--dtype", dtype, "--device", "cpu", "--json")
-    assert f'"dtype": "{"float32" if dtype == "auto" else dtype}"' in done.stdout
+    computed = str(auto_dtype(torch.device("cpu"))).removeprefix("torch.") if dtype == "auto" else dtype
+    assert f'"dtype": "{computed}"' in done.stdout

@@ -1,5 +1,6 @@
 """First weights from other models: what is taken over computes what it computed there, and nothing is left unsaid."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -162,7 +163,7 @@ def test_another_grid_has_the_vits_patches_and_its_positions_resized(tmp_path, b
     pixels = torch.randn(1, 3, 26, 14)
     projection = vit.embeddings.patch_embeddings.projection
     second_row = projection(pixels[:, :, 6:14, :8]).flatten()  # the patch of row 1, column 0
-    torch.testing.assert_close(model.image_embeddings.patch_embeddings(pixels)[0, :, 1, 0], second_row)
+    torch.testing.assert_close(model.image_embeddings.patch_embeddings(pixels)[0, 1 * 2 + 0], second_row)
 
 
 @torch.no_grad()
@@ -198,7 +199,7 @@ def test_attention_norms_and_image_feed_forward_are_those_of_the_vit(tmp_path, b
     model, _ = start_from(name, str(tmp_path / "bert"))
     states = torch.randn(2, 7, 32)
     for block, layer in zip(model.layers, vit.layers, strict=False):
-        torch.testing.assert_close(block.attention(states, None, 7)[0], layer.attention(states)[0])
+        torch.testing.assert_close(block.attention(states, None)[0], layer.attention(states)[0])
         torch.testing.assert_close(block.layernorm_before(states), layer.layernorm_before(states))
         torch.testing.assert_close(block.layernorm_after(states), layer.layernorm_after(states))
         torch.testing.assert_close(block.feed_forward["image"](states), layer.mlp(states))
@@ -384,6 +385,27 @@ def test_gradient_checkpointing_passes_every_block_once_more(tokenizer, gradient
         layer.attention.register_forward_pre_hook(lambda *_, number=number: counts.update([number]))
     model.train().get_image_features(torch.randn(2, 3, 26, 14)).pooler_output.sum().backward()
     assert counts == {0: passes, 1: passes}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # which the compiler asks for
+def test_compiled_blocks_give_the_same_gradients_from_one_graph_for_all(tokenizer, monkeypatch):
+    """Two modalities, the last block or not: as many graphs for four blocks, and for any number of tokens."""
+    graphs = []
+    compile_with = functools.partial(nn.Module.compile, backend=lambda graph, _: graphs.append(graph) or graph)
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_with(self, **options))
+    fields, found = FIELDS | {"num_hidden_layers": 4, "drop_path_rate": 0.2, "bmm_ratio": 0.3}, []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        model, processor, _ = build_model(Recipe(tokenizer=tokenizer, max_text_tokens=12, compile=compile), fields)
+        model.train()
+        for words in (3, 5, 8):
+            texts = processor(text=["woman " * words, "man"], return_tensors="pt")
+            images = model.get_image_features(torch.randn(2, 3, 26, 14), cls_only=True).pooler_output
+            (images * model.get_text_features(**texts, cls_only=True).pooler_output).sum().backward()
+        found.append([weight.grad for weight in model.parameters()])
+    assert len(graphs) == 4
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain)
 
 
 def test_recipe_begins_with_a_vit_and_a_bert_in_either_order(tmp_path, bert, tokenizer):
