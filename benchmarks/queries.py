@@ -39,7 +39,7 @@ from ivt.gallery.grouping import DUPLICATE_COSINE, group_duplicates
 from ivt.gallery.queries import Query
 from ivt.gallery.query_vectors import RIGHT_WEIGHT, WRONG_WEIGHT, EmbeddedQuery, embed_queries, refine
 from ivt.gallery.scores import GalleryStatistics, clause_scores
-from ivt.metric.person_retrieval.person_retrieval import average_precision_of, match_ranks
+from ivt.metric.person_retrieval.person_retrieval import average_precisions_of, match_ranks
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.models import find_version, load_model
 
@@ -54,11 +54,10 @@ FEEDBACK_WEIGHTS = ((1, 0), (0, 0.25), (1, 0.5), (1, 1), (2, 0.25), (2, 0.5))  #
 
 def search_metrics(scores: torch.Tensor, matches: torch.Tensor) -> dict[str, float]:
     """R@1, R@10, mAP and P@10 in percent, from scores (Q, G) and which pictures are right (Q, G)."""
-    rows = []
-    for query_scores, right in zip(scores.double().numpy(), matches.numpy(), strict=True):
-        ranks = match_ranks(query_scores, right)
-        rows.append((ranks[0] <= 1, ranks[0] <= 10, average_precision_of(ranks), (ranks <= 10).sum() / 10))
-    means = 100 * np.mean(rows, axis=0)
+    ranks, starts = match_ranks(scores.numpy().astype(np.float64), matches.numpy())
+    first, among_ten = ranks[starts], np.add.reduceat(ranks <= 10, starts, dtype=int)
+    figures = (first <= 1, first <= 10, average_precisions_of(ranks, starts), among_ten / 10)
+    means = 100 * np.mean(figures, axis=1)
     return dict(zip(("R@1", "R@10", "mAP", "P@10"), means.round(2).tolist(), strict=True))
 
 

@@ -19,7 +19,7 @@ from ivt.retrieval.embedding import DualEncoder, evaluating
 from ivt.retrieval.encoders import WITH_CLASS_TOKEN, model_type
 from ivt.retrieval.exported import ExportedIVTModel
 
-from .texts import Texts, is_checkpoint
+from .texts import Texts, in_full_precision, is_checkpoint
 
 TOKEN_TEMPERATURE = 0.07  # of the softmax over the patches; what `tokenwise_loss` trains with
 # chosen on the drawn corpus's validation people (LOG.md):
@@ -49,7 +49,7 @@ def _options(model: DualEncoder) -> dict[str, bool]:
 def cls_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -> torch.Tensor:
     """Attention of [CLS] in the last block, mean over the heads (the paper's figures)."""
     output = model.get_image_features(pixel_values, output_attentions=True, **_options(model))
-    weights = output.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, P)
+    weights = in_full_precision(output.attentions[-1]).mean(dim=1)[:, 0, 1:]  # (B, P)
     return weights[:, None].expand(-1, texts.embeds.shape[1], -1)
 
 
@@ -61,12 +61,14 @@ def gradient_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) -
     with torch.enable_grad():
         # the pixels ask for a gradient so that frozen models have one as well
         output = model.get_image_features(pixel_values.requires_grad_(), output_attentions=True, **_options(model))
-        cosines = torch.einsum("bd,bqd->bq", normalize(output.pooler_output, dim=-1), texts.embeds)
+        cosines = torch.einsum("bd,bqd->bq", normalize(in_full_precision(output.pooler_output), dim=-1), texts.embeds)
         attentions = output.attentions
         num_texts, maps = cosines.shape[1], []
         for q in range(num_texts):
             gradients = torch.autograd.grad(cosines[:, q].sum(), attentions, retain_graph=q + 1 < num_texts)
-            gains = [(a.detach() * g)[:, :, 0, 1:] for a, g in zip(attentions, gradients, strict=True)]  # (B, H, P)
+            gains = [
+                in_full_precision(a.detach() * g)[:, :, 0, 1:] for a, g in zip(attentions, gradients, strict=True)
+            ]  # (B, H, P)
             maps.append(sum(gain.clamp(min=0).sum(dim=1) for gain in gains))
     return torch.stack(maps, dim=1)
 
@@ -78,7 +80,8 @@ def tokenwise_map(model: DualEncoder, pixel_values: torch.Tensor, texts: Texts) 
     nowhere, while their colour does.
     """
     assert texts.word_states is not None and texts.word_mask is not None  # an IVT checkpoint gives them
-    patches = normalize(model.get_image_features(pixel_values).last_hidden_state[:, 1:], dim=-1)  # (B, P, D)
+    states = in_full_precision(model.get_image_features(pixel_values).last_hidden_state)
+    patches = normalize(states[:, 1:], dim=-1)  # (B, P, D)
     cosines = torch.einsum("bpd,bqld->bqlp", patches, texts.word_states)
     standing_out = (cosines.amax(dim=-1) - cosines.mean(dim=-1)) / WORD_TEMPERATURE  # (B, Q, L)
     weights = standing_out.masked_fill(texts.word_mask == 0, -torch.inf).softmax(dim=-1)

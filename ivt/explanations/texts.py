@@ -36,6 +36,11 @@ def is_checkpoint(model: DualEncoder) -> bool:
     return model_type(model) == "ivt" and not isinstance(model, ExportedIVTModel)
 
 
+def in_full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as float32 if the model computes in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 @torch.no_grad()
 def encode_texts(model: DualEncoder, processor: Any, texts: Sequence[Sequence[str]]) -> Texts:
     """Embed the texts that maps are wanted for.
@@ -63,7 +68,9 @@ def encode_texts(model: DualEncoder, processor: Any, texts: Sequence[Sequence[st
     tokenizer = processor.tokenizer
     around = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id], device=model.device)
     word_mask = tokens["attention_mask"] * ~torch.isin(tokens["input_ids"], around)
-    embeds, states = normalize(output.pooler_output, dim=-1), normalize(output.last_hidden_state, dim=-1)
+    embeds, states = (
+        normalize(in_full_precision(tensor), dim=-1) for tensor in (output.pooler_output, output.last_hidden_state)
+    )
     return Texts(embeds[rows], states[rows], word_mask[rows])
 
 

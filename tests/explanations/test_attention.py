@@ -11,10 +11,14 @@ from PIL import Image
 from torch.nn.functional import normalize
 from typer.testing import CliRunner
 
-from ivt import cli, explain
+from ivt import DEFAULT_MODEL, cli, explain
 from ivt.choices import METHODS
+from ivt.corpora.drawn.drawing import draw_sighting
+from ivt.corpora.drawn.people import sample_person, sample_sighting
 from ivt.explanations.colours import COLOURS, in_best_colour
 from ivt.explanations.texts import encode_texts, word_weights
+from ivt.retrieval.checkpoints import load_embedder
+from ivt.retrieval.models import load_processor
 from modeling_ivt import IVTModel
 from processing import IVTProcessor
 
@@ -182,3 +186,13 @@ def test_help_names_every_method(ivt: Callable) -> None:
 def test_half_a_character_is_named(tiny_model: IVTModel, processor: IVTProcessor) -> None:
     with pytest.raises(ValueError, match=r"text 0 is 'a hat \\ud83c', with half a character"):
         encode_texts(tiny_model, processor, [["a hat \ud83c"]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_looks_at_the_same_places(method: str) -> None:
+    processor, maps = load_processor(DEFAULT_MODEL), []
+    picture = draw_sighting(sample_person(0, "test", 0), sample_sighting(0, "test", 0, 0)).image
+    for dtype in (torch.float32, torch.bfloat16):
+        model = load_embedder(DEFAULT_MODEL, dtype)
+        maps.append(explain(model, processor, picture, "A woman in a red coat.", method=method).pixel_map.flatten())
+    assert np.corrcoef(*map(np.asarray, maps))[0, 1] > 0.99
