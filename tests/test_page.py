@@ -40,7 +40,8 @@ def test_people_still_shown_of_the_gallery_before_an_upload_ask_for_a_new_search
 
 def test_uploads_are_deleted_when_another_takes_their_place_and_with_the_session(shared, tmp_path):
     pictures = sorted(map(str, (tmp_path / "people" / "north").iterdir()))
-    first, _, message = app.upload(app.Session(shared.store.uri), pictures)
+    first, cameras, message = app.upload(app.Session(shared.store.uri), pictures)
+    assert (cameras.choices, cameras.value, cameras.visible) == ([], [], False)  # of the shared gallery
     assert message.startswith("Your gallery has 2 pictures")
     second, *_ = app.upload(first, pictures[:1])
     assert not first.folder.exists() and second.folder.exists()

@@ -66,7 +66,7 @@ def describe_table(store: Store, table: "Table") -> dict[str, Any]:
     }
 
 
-def verify_table(store: Store, table: "Table", pictures: bool = True) -> dict[str, list[str]]:
+def verify_table(store: Store, table: "Table", pictures: bool) -> dict[str, list[str]]:
     """Look for what should not be in a gallery's table; see `Gallery.verify`."""
     model = store.model_version(table)
     columns = ["image_id", "vector", "model_revision", "content_hash", *(CROP_SCHEMA.names[1:] if pictures else [])]

@@ -240,6 +240,7 @@ def test_wrong_shapes_are_named(
         (["--patch-stride", 16], "need 1 + 6 x 3 = 19 position embeddings, the checkpoint has 22"),
         (["--patch-stride", 0], "patch_stride must be between 1 and patch_size = 16"),
         (["--num-attention-heads", 5], "hidden_size 64 cannot be divided among 5"),
+        (["--model.hidden_size", 32], "it is 64; leave it out or set it to that"),
         (["--tokenizer", "no/such-tokenizer"], "no tokenizer can be loaded from no/such-tokenizer"),
     ],
 )
@@ -254,6 +255,15 @@ def test_wrong_options_are_named(
     assert convert(golden_checkpoint, *options) == 2
     assert message in capsys.readouterr().err
     assert nothing_written(tmp_path)
+
+
+def test_a_size_that_is_the_file_s_may_be_given(convert: Convert, golden_checkpoint: Path) -> None:
+    assert convert(golden_checkpoint, "--model.hidden_size", 64) == 0
+
+
+def test_whoever_names_nothing_to_convert_is_told_what_there_is(ivt: Callable[..., Result], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="say what to convert: --init official=FILE"):
+        ivt("convert", tmp_path / "model")
 
 
 def test_another_model_s_tokenizer_is_refused(

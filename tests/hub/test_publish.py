@@ -79,6 +79,13 @@ def test_a_dry_run_writes_the_whole_repository(ivt: Command, checkpoint: Path, t
     assert len(set(labels)) == 4 and not any("," in label for label in labels)
 
 
+def test_what_was_published_can_be_had_as_json(ivt: Command, checkpoint: Path, tmp_path: Path):
+    found = json.loads(ivt("publish", checkpoint, "--dry-run", tmp_path / "out", "--json").stdout)
+    assert found["place"] == str(tmp_path / "out")
+    sizes = {name: (tmp_path / "out" / name).stat().st_size for name in files_of(tmp_path / "out")}
+    assert found["files"] == sizes
+
+
 def test_a_calibration_goes_with_the_files_that_are_published(ivt: Command, checkpoint: Path, tmp_path: Path):
     config = checkpoint / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text())))  # another file as soon as it is saved anew

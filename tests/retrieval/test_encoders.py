@@ -169,6 +169,20 @@ def test_half_precision_is_for_devices_that_are_fast_in_it(
     models._load_model.cache_clear()
 
 
+@pytest.mark.parametrize(("is_fast", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_that_only_emulates_bfloat16_gets_float16(
+    is_fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or is_fast)
+    assert auto_dtype(torch.device("cuda")) == dtype
+
+
+def test_a_checkpoint_is_loaded_in_its_own_precision_or_in_the_one_asked_for(checkpoint: str, tmp_path: Path) -> None:
+    load_embedder(checkpoint, torch.bfloat16).save_pretrained(tmp_path)
+    assert load_embedder(str(tmp_path)).dtype == torch.bfloat16
+    assert load_embedder(str(tmp_path), torch.float32).dtype == torch.float32
+
+
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_evaluate_takes_any_dual_encoder(
     dtype: str, encoder_of: Callable[[str], str], ivt: Callable[..., Result], tmp_path: Path
