@@ -117,7 +117,7 @@ def measure(num_rows: int, width: int, folder: Path) -> None:
 
 def measure_indexing(crops: str, model: str, folder: Path) -> None:
     """Print pictures per second of a core: of the model alone, of `Gallery.add`, of what is around the model."""
-    files = list_images(crops)
+    files = list_images(crops).images
     data = [Path(file).read_bytes() for file in files]
     network, processor = load_model(find_version(model))
     people = Gallery(folder / "indexed.lance", model)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from datasets import Dataset
@@ -30,7 +31,7 @@ from tqdm.auto import tqdm
 from .caption_augmentation import CaptionAugmentation
 from .image_processing_ivt import IVTImageProcessor
 from .levels import levels_of, swap_sides
-from .pictures import UnreadablePicture, read_picture, reading
+from .pictures import UnreadablePicture, read_picture
 from .processing_ivt import IVTProcessor
 from .reference_texts import longest_piece, random_clause, some_words
 from .tagging import find_tagger
@@ -181,7 +182,7 @@ class TrainingPairs(AugmentedPairs):
                 raise ValueError(
                     f"caption {number} of image {self.texts['image_id'][row]!r} is empty; remove it from the rows"
                 )
-        self._images = rows.select_columns(["image"])
+        self._images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
         self._cache = self._decode_all() if cache_images else None
 
     @property
@@ -205,8 +206,8 @@ class TrainingPairs(AugmentedPairs):
 
     def _pixels(self, row: int) -> np.ndarray:
         try:
-            with reading(f"image {self.texts['image_id'][row]!r}"):
-                return self.resized(self._images[row]["image"])
+            name = f"image {self.texts['image_id'][row]!r}"
+            return self.resized(read_picture(self._images[row]["image"], name, shrink=True))
         except UnreadablePicture as error:
             raise ValueError(f"{error}; load the corpus with on_bad_image='skip' to leave such images out") from error
 
@@ -248,7 +249,7 @@ class StreamedPairs(AugmentedPairs):
         if self.tagger_name and row.get("levels") is None:
             row["levels"] = levels_of(row["captions"], self.tagger_name)
         try:
-            image = read_picture(row["image"] and row["image"]["bytes"], f"image {row['image_id']!r}")
+            image = read_picture(row["image"] and row["image"]["bytes"], f"image {row['image_id']!r}", shrink=True)
         except UnreadablePicture as error:
             raise ValueError(f"{error}; write its shard anew") from error
         return row, number, self.resized(image)

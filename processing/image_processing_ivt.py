@@ -6,14 +6,67 @@ Settings of Shu et al., "See Finer, See More", arXiv 2208.08608, sec. 4.1: 384 x
 Letters: H height, W width; arrays are (3, H, W), sizes (height, width).
 """
 
+import math
 import os
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension, ImageInput, PILImageResampling, infer_channel_dimension_format
 from transformers.utils import is_torch_tensor
+
+MAX_PIXELS = 50_000_000  # of a picture that is decoded: 150 MB; a file of 22 kB can ask for 500 MB
+ORIENTATION = 0x0112  # EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(file: str | os.PathLike | IO[bytes], least_pixels: int | None = None) -> Image.Image:
+    """Open an image file, without decoding it.
+
+    Args:
+        file: path or open file.
+        least_pixels: a JPEG will be decoded at a half, a quarter or an eighth of its height and width where so many
+            pixels are left.
+
+    Raises:
+        ValueError: if it has more than `MAX_PIXELS`.
+        OSError: if it cannot be opened, or is no image.
+    """
+    image = Image.open(file)
+    width, height = image.size
+    if least_pixels and (divisor := divisor_of(width, height, least_pixels)) > 1:
+        image.draft(None, (width // divisor, height // divisor))
+        width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise ValueError(
+            f"it has {width} x {height} pixels, at most {MAX_PIXELS:,} in all are decoded; make it smaller"
+        )
+    return image
+
+
+def divisor_of(width: int, height: int, least_pixels: int) -> int:
+    """By what number a picture's width and height can be divided so that so many pixels are left."""
+    return max(1, math.isqrt(width * height // least_pixels))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; nothing is turned where EXIF cannot be read."""
+    image.load()  # which turns a TIFF
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # Pillow raises nearly anything on broken EXIF
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -23,12 +76,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image: any Pillow image; it is not changed.
 
     Returns:
-        An RGB image, EXIF orientation applied.
+        An RGB image, EXIF orientation applied and gone, as is all other metadata.
 
     Raises:
         ValueError: where Pillow has no conversion from the image's mode to RGB ("La").
     """
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I"):
         image = _grey_of_sixteen_bits(image)
     try:
@@ -36,11 +89,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
+        image = image.convert("RGB")  # a copy
     except ValueError as error:
         raise ValueError(
             f"image has mode {image.mode!r}, which Pillow cannot turn into RGB; convert it first"
         ) from error
+    image.info = {}
+    return image
 
 
 def _grey_of_sixteen_bits(image: Image.Image) -> Image.Image:
@@ -72,7 +127,7 @@ class IVTImageProcessor(PilBackend):
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open paths and URLs, keeping lists as they are nested."""
         if isinstance(image_url_or_urls, str | os.PathLike) and os.path.isfile(image_url_or_urls):
-            with Image.open(image_url_or_urls) as image:  # transformers' own way would drop transparency and 16 bits
+            with open_image(image_url_or_urls) as image:  # transformers' own way would drop transparency and 16 bits
                 image.load()
                 return image
         try:
@@ -100,7 +155,7 @@ class IVTImageProcessor(PilBackend):
     ) -> np.ndarray:
         """Bring one image to a (C, H, W) array, of uint8 wherever `do_rescale` follows."""
         if isinstance(image, Image.Image):
-            image = np.asarray(to_rgb(image) if do_convert_rgb else ImageOps.exif_transpose(image))
+            image = np.asarray(to_rgb(image) if do_convert_rgb else upright(image))
             image = image[..., None] if image.ndim == 2 else image
             return np.moveaxis(image, -1, 0)
         if is_torch_tensor(image):

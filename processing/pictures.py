@@ -5,15 +5,17 @@ Whatever is wrong with a picture becomes an `UnreadablePicture`, which names the
 
 import io
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .image_processing_ivt import to_rgb
+from .image_processing_ivt import divisor_of, open_image, to_rgb
 
 PictureSource = str | os.PathLike | bytes | np.ndarray | Image.Image
+SHRUNK_PIXELS = 1_000_000  # that a picture keeps which is decoded to be resized
 KINDS = "a Pillow image, an array (height, width, 3) of uint8, the bytes of a file, or a path"
 
 
@@ -51,19 +53,28 @@ def reading(name: str) -> Generator[None]:
         raise UnreadablePicture.of(name, f"{type(error).__name__}: {error}") from error
 
 
-def read_picture(source: PictureSource, name: str | None = None) -> Image.Image:
+def read_picture(
+    source: PictureSource | Mapping[str, Any], name: str | None = None, shrink: bool = False
+) -> Image.Image:
     """Read a picture.
 
     Args:
-        source: path, bytes of an image file, array (height, width, 3) of uint8, or Pillow image of any mode.
+        source: path, bytes of an image file, array (height, width, 3) of uint8, Pillow image of any mode, or what
+            `datasets` stores of an image, `{"bytes": …, "path": …}`.
         name: of the picture, for messages; by default its path.
+        shrink: halve, third, … a picture that is large for a model while it keeps a megapixel, a JPEG while it is
+            decoded. For whoever resizes it anyway: a batch of photographs then takes no more memory than need be.
 
     Returns:
-        An RGB image, EXIF orientation applied, transparency white.
+        An RGB image, EXIF orientation applied, transparency white, without metadata.
 
     Raises:
-        UnreadablePicture: if there is no such file, it cannot be decoded, or `source` is something else.
+        UnreadablePicture: if there is no such file, it cannot be decoded, has more than `MAX_PIXELS`, or `source` is
+            something else.
     """
+    if isinstance(source, Mapping):
+        name = name or (repr(source["path"]) if source["path"] else None)
+        source = source["path"] if source["bytes"] is None else source["bytes"]
     if isinstance(source, str | os.PathLike):
         name = name or repr(os.fspath(source))
         if not os.path.isfile(source):
@@ -71,10 +82,14 @@ def read_picture(source: PictureSource, name: str | None = None) -> Image.Image:
     name = name or "the picture"
     with reading(name):
         if isinstance(source, Image.Image):
-            return to_rgb(source)
-        if isinstance(source, np.ndarray):
-            return to_rgb(Image.fromarray(source))
-        if isinstance(source, str | os.PathLike | bytes):
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return to_rgb(image)
-        raise UnreadablePicture.of(name, f"it is {type(source).__name__}, expected {KINDS}")
+            picture = to_rgb(source)
+        elif isinstance(source, np.ndarray):
+            picture = to_rgb(Image.fromarray(source))
+        elif isinstance(source, str | os.PathLike | bytes):
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with open_image(file, SHRUNK_PIXELS if shrink else None) as image:
+                picture = to_rgb(image)
+        else:
+            raise UnreadablePicture.of(name, f"it is {type(source).__name__}, expected {KINDS}")
+    divisor = divisor_of(*picture.size, SHRUNK_PIXELS) if shrink else 1
+    return picture.reduce(divisor) if divisor > 1 else picture

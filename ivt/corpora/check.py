@@ -18,9 +18,11 @@ from datasets import Dataset
 from PIL import Image
 
 from ivt.messages import check_choice
+from processing.pictures import read_picture
 
 from .drawn.synthetic import FIRST_PERSON_ID, sample_rows
 from .load import load_corpus
+from .rows import stored_images
 
 MAX_COLOUR_RECALL = 15.0  # percent
 
@@ -122,12 +124,12 @@ def draw_contact_sheet(
     rows_of_person: dict[int, list[int]] = defaultdict(list)
     for row, person_id in enumerate(corpus["person_id"]):
         rows_of_person[person_id].append(row)
-    people = list(rows_of_person.values())[:num_people]
+    people, images = list(rows_of_person.values())[:num_people], stored_images(corpus)
     width = height // 2
     sheet = Image.new("RGB", (width * len(people), height * num_images), "white")
     for column, rows in enumerate(people):
         for line, row in enumerate(rows[:num_images]):
-            image = corpus[row]["image"].convert("RGB")
+            image = read_picture(images[row])
             image = image.resize((min(width - 4, image.width * height // image.height), height - 4))
             sheet.paste(image, (column * width, line * height))
     sheet.save(path)

@@ -1,6 +1,6 @@
 """What every corpus hands out: a row per image."""
 
-from datasets import Features, Image, List, Value
+from datasets import Column, Dataset, Features, Image, List, Value
 
 FEATURES = Features(
     {
@@ -10,3 +10,8 @@ FEATURES = Features(
         "captions": List(Value("string")),  # at least one
     }
 )
+
+
+def stored_images(rows: Dataset) -> Column:
+    """The column of images as they are stored, not decoded: for `processing.pictures.read_picture`."""
+    return rows.cast_column("image", Image(decode=False))["image"]

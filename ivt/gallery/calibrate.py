@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from ivt.corpora.drawn.attributes import AttributeQuery, sample_attribute_queries
 from ivt.corpora.load import load_corpus
+from ivt.corpora.rows import stored_images
 from ivt.retrieval.embedding import embed_images, embed_texts
 from ivt.retrieval.models import find_version, load_model
 
@@ -73,7 +74,7 @@ def embed_split(model: torch.nn.Module, processor: Any, dataset: Dataset) -> Emb
         attributes = [json.loads(per_person[person_id])["person"] for person_id in place]
     texts = [caption for of_image in captions for caption in of_image]
     return EmbeddedSplit(
-        embed_images(model, processor, dataset["image"]),
+        embed_images(model, processor, stored_images(dataset)),
         people,
         texts,
         embed_texts(model, processor, texts),

@@ -20,7 +20,7 @@ from PIL import Image
 from processing.pictures import KINDS, PictureSource, read_picture
 
 from .columns import DETAILS, Crop
-from .folders import absolute, crops_of_files, folder_of, list_images
+from .folders import Listing, absolute, crops_of_files, folder_of, list_images
 from .path_fields import PathFields, as_utc
 
 JPEG_QUALITY = 95  # of crops cut from frames
@@ -139,7 +139,7 @@ def find_crops(
     time: datetime | None = None,
     path_fields: PathFields | None = None,
 ) -> Iterable[Crop]:
-    """Crops of anything that `Gallery.add` takes, with camera and time where they do not bring their own.
+    """Crops of anything that `Gallery.add` takes, or of a `Listing`, with camera and time if they bring none.
 
     Raises:
         ValueError: if there is nothing, or `path_fields` is given for what has no paths.
@@ -149,8 +149,10 @@ def find_crops(
         crops = crops_of_dataset(source)
     elif boxes is not None:
         crops = crops_of_frames(zip(source, boxes, strict=True), camera, time)
+    elif isinstance(source, Listing):
+        crops = crops_of_files(source.images, source.folder)
     elif (folder := folder_of(source)) is not None:
-        crops = crops_of_files(list_images(folder), folder)
+        return find_crops(list_images(folder), None, camera, time, path_fields)
     else:
         items = iter([source] if isinstance(source, str | os.PathLike) else source)
         first = next(items, None)

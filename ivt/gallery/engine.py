@@ -58,12 +58,12 @@ def hash_content(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def decode(data: bytes | None) -> tuple[Image.Image | None, str | None]:
-    """Decode an image file: the picture, upright and RGB, or what is wrong with it."""
+def decode(data: bytes | None, shrink: bool = False) -> tuple[Image.Image | None, str | None]:
+    """Decode an image file: the picture, upright and RGB, or what is wrong with it; see `read_picture`."""
     if data is None:
         return None, "the file is missing or cannot be read"
     try:
-        return read_picture(data), None
+        return read_picture(data, shrink=shrink), None
     except UnreadablePicture as error:
         return None, error.reason
 
@@ -93,7 +93,9 @@ def embed_files(files: Sequence[bytes | None], work: Work) -> pa.StructArray:
     """
     hashes = [None if data is None else hash_content(data) for data in files]
     are_known = _are_known(hashes, work)
-    decoded = [(None, None) if known else decode(data) for data, known in zip(files, are_known, strict=True)]
+    decoded = [
+        (None, None) if known else decode(data, shrink=True) for data, known in zip(files, are_known, strict=True)
+    ]
     images = [image for image, _ in decoded if image is not None]
     vectors: list[np.ndarray | None] = [None] * len(files)
     if images:

@@ -2,13 +2,44 @@
 
 import os
 import posixpath
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+from PIL import Image
 
 from .columns import Crop
 from .runner import load_daft
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# Pillow knows these by their first bytes, but needs another program to draw them, or cannot
+NOT_DRAWN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+NOT_UTF_8 = "its name is not UTF-8, so no gallery can hold it; rename the file"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+        folder: its absolute path or URI.
+        images: absolute paths or URIs of the image files, sorted.
+        left_out: files that are none by their ending: number of each ending, "" of those without.
+        bad: path -> what is wrong, of image files that no gallery can hold.
+    """
+
+    folder: str
+    images: list[str]
+    left_out: dict[str, int]
+    bad: dict[str, str]
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The endings of files that Pillow reads, in small letters; plug-ins of Pillow that are loaded add theirs."""
+    known = Image.registered_extensions()
+    return frozenset(ending for ending, kind in known.items() if kind in Image.OPEN and kind not in NOT_DRAWN)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -23,24 +54,42 @@ def folder_of(source: Any) -> str | None:
     return absolute(source) if is_folder else None
 
 
-def list_images(folder: str) -> list[str]:
-    """Find the image files in a folder and below, by their endings, sorted; without hidden ones and linked folders.
+def list_images(folder: str) -> Listing:
+    """Find the image files in a folder and below, by their endings, without hidden ones.
+
+    Linked folders are followed, each once; what a link finds in `folder` itself is there already.
 
     Args:
         folder: path, or URI of an object storage.
-
-    Returns:
-        Absolute paths or URIs.
 
     Raises:
         ValueError: if there is no such folder, or no image in it.
     """
     folder = absolute(folder)
     paths = _list_storage(folder) if "://" in folder else _list_disk(folder)
-    images = [path for path in paths if _is_image(path[len(folder) :])]
+    images, bad, left_out = [], {}, Counter()
+    for path in paths:
+        below = path[len(folder) :]
+        if any(part.startswith(".") for part in below.split("/") if part not in ("", ".", "..")):
+            continue  # hidden
+        ending = posixpath.splitext(path)[1].lower()
+        if ending not in image_suffixes():
+            left_out[ending] += 1
+        elif _is_text(path):
+            images.append(path)
+        else:
+            bad[os.fsencode(below.lstrip("/")).decode(errors="backslashreplace")] = NOT_UTF_8
     if not images:
-        raise ValueError(f"{folder!r} holds no images, expected files that end in {', '.join(IMAGE_SUFFIXES)}")
-    return sorted(images)
+        others = f"; there are {sum(left_out.values())} other files" if left_out else ""
+        raise ValueError(
+            f"{folder!r} holds no images, expected files that end in .jpg, .png or what else Pillow reads{others}"
+        )
+    return Listing(folder, sorted(images), dict(left_out.most_common()), bad)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be written as UTF-8; Python stands for other bytes in it by half characters."""
+    return not any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def _list_storage(folder: str) -> list[str]:
@@ -51,20 +100,23 @@ def _list_storage(folder: str) -> list[str]:
         raise ValueError(f"{folder!r} cannot be listed, expected a folder that holds images: {error}") from error
 
 
-def _list_disk(folder: str) -> list[str]:
+def _list_disk(folder: str) -> Iterator[str]:
     if not os.path.isdir(folder):
         raise ValueError(f"{folder!r} is no folder, expected one that holds images")
-    walk = os.walk(folder, onerror=_raise)
-    return [posixpath.join(parent, name) for parent, _, names in walk for name in names]
+    followed = [os.path.realpath(folder)]
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders.sort()
+        for link in [name for name in folders if os.path.islink(posixpath.join(parent, name))]:
+            target = os.path.realpath(posixpath.join(parent, link))
+            if any(os.path.commonpath([target, other]) == other for other in followed):
+                folders.remove(link)
+            else:
+                followed.append(target)
+        yield from (posixpath.join(parent, name) for name in names)
 
 
 def _raise(error: OSError) -> None:
     raise error  # a folder that cannot be read must not look as if its images were gone
-
-
-def _is_image(path: str) -> bool:
-    hidden = any(part.startswith(".") for part in path.split("/") if part not in ("", ".", ".."))
-    return path.lower().endswith(IMAGE_SUFFIXES) and not hidden
 
 
 def crops_of_files(files: Iterable[str | os.PathLike[str]], root: str | None = None) -> list[Crop]:

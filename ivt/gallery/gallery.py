@@ -31,7 +31,7 @@ from .columns import Picture, gallery_schema
 from .conditions import check_condition
 from .crops import Box, find_crops
 from .engine import Work
-from .folders import absolute, folder_of
+from .folders import absolute, folder_of, list_images
 from .indexing import Indexer, IndexReport
 from .path_fields import PathFields, as_utc
 from .queries import Query, as_query
@@ -173,7 +173,8 @@ class Gallery:
         folder = folder_of(source)
         if sync and folder is None:
             raise ValueError("sync compares the gallery with a folder; give a folder, or call remove()")
-        crops = find_crops(source, boxes, camera, as_utc(time), path_fields)
+        listing = list_images(folder) if folder is not None and boxes is None else None
+        crops = find_crops(listing or source, boxes, camera, as_utc(time), path_fields)
         start_engine(runner, address)
         work = Work(self.model_version, self.store, batch_size=batch_size, device=self.device)
         if self._find_table() is None:
@@ -184,6 +185,9 @@ class Gallery:
         seen = indexer.index(crops, progress)
         if sync and folder is not None:
             indexer.remove_gone(folder, seen)
+        if listing:
+            indexer.report.left_out = listing.left_out
+            indexer.report.bad |= listing.bad
         _warn_of_bad_images(indexer.report)
         tidy_up(self.store, table)
         return indexer.report

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from ivt.messages import first_few
+
 from .columns import Crop, crop_table, gallery_rows, gallery_schema
 from .engine import Work, embed_crops, embed_on_cluster, hash_content
 from .known_rows import TWICE, KnownRows
@@ -37,6 +39,7 @@ class IndexReport:
         unchanged: left as they were.
         removed: gone from the folder and so, with `sync`, from the gallery.
         bad: image id -> what is wrong, of those that could not be read.
+        left_out: other files of the folder: number of each ending.
     """
 
     added: int = 0
@@ -44,10 +47,14 @@ class IndexReport:
     unchanged: int = 0
     removed: int = 0
     bad: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         counts = f"{self.added} added, {self.changed} changed, {self.unchanged} unchanged, {self.removed} removed"
-        return f"{counts}, {len(self.bad)} unreadable"
+        others = first_few([f"{number} {ending or 'without ending'}" for ending, number in self.left_out.items()])
+        return f"{counts}, {len(self.bad)} unreadable" + (
+            f"; no pictures by their endings: {others}" if others else ""
+        )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from ivt.corpora.load import load_corpus
+from ivt.corpora.rows import stored_images
 from ivt.files import check_empty, new_folder
 from ivt.retrieval.checkpoints import load_checkpoint
 from ivt.retrieval.exported import (
@@ -42,6 +43,7 @@ from ivt.retrieval.exported import (
 )
 from ivt.retrieval.models import find_version, load_processor
 from modeling_ivt import IVTModel
+from processing.pictures import read_picture
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino",)}
 NUM_CALIBRATION_ROWS = 300
@@ -111,7 +113,7 @@ def calibration_inputs(processor: Any, corpus: str, root: str | None, split: str
     rows = load_corpus(corpus, root, split)
     num_rows = min(NUM_CALIBRATION_ROWS, len(rows))
     rows = rows.select([i * len(rows) // num_rows for i in range(num_rows)])
-    images = [dict(processor(images=image, return_tensors="np")) for image in rows["image"]]
+    images = [dict(processor(images=read_picture(image), return_tensors="np")) for image in stored_images(rows)]
     texts = [dict(processor(text=captions[:1], return_tensors="np")) for captions in rows["captions"] if captions]
     return {IMAGE_ENCODER: images, TEXT_ENCODER: texts}
 

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from processing.pictures import read_picture
@@ -62,9 +63,10 @@ def image_batches(images: Any, batch_size: int) -> Iterator[Callable[[], list[An
             yield lambda batch=batch: batch
 
 
-def is_path(image: Any) -> bool:
-    """Whether an image is given by its path; a URL is none, and left to the processor."""
-    return isinstance(image, os.PathLike) or (isinstance(image, str) and "://" not in image)
+def is_picture(image: Any) -> bool:
+    """Whether `read_picture` reads an image; arrays, tensors and URLs are left to the processor."""
+    is_url = isinstance(image, str) and "://" in image
+    return isinstance(image, str | os.PathLike | Image.Image | Mapping) and not is_url
 
 
 def embed_pixels(model: DualEncoder, inputs: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -86,7 +88,8 @@ def embed_images(
     Args:
         model: an `IVTModel`, or any dual encoder of transformers (`encoders.py`).
         processor: its processor.
-        images: Pillow images or paths as list or iterator, or the image column of a dataset (`dataset["image"]`).
+        images: Pillow images or paths as list or iterator, or the image column of a dataset (`dataset["image"]`),
+            decoded or not.
         batch_size: images per call of the model.
         progress: show a progress bar.
         num_threads: threads that decode and resize, each a batch; by default one per core, at most 8.
@@ -100,7 +103,9 @@ def embed_images(
     num_threads = num_threads or min(8, os.cpu_count() or 1)
 
     def load(load_batch: Callable[[], list[Any]]) -> dict[str, torch.Tensor]:
-        return image_inputs(processor, [read_picture(image) if is_path(image) else image for image in load_batch()])
+        return image_inputs(
+            processor, [read_picture(image, shrink=True) if is_picture(image) else image for image in load_batch()]
+        )
 
     embeds = []
     total = len(images) if isinstance(images, Sized) else None

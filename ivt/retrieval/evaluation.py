@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ivt.corpora.rows import stored_images
 from ivt.metric.person_retrieval.person_retrieval import retrieval_metrics
 
 from .embedding import DualEncoder, embed_images, embed_texts
@@ -68,7 +69,7 @@ def evaluate_retrieval(
     caption_person_ids = [image_person_ids[row] for row, _ in pairs]
 
     def images_of(rows: range) -> torch.Tensor:
-        return embed_images(model, processor, dataset.select(rows)["image"], batch_size, progress)
+        return embed_images(model, processor, stored_images(dataset.select(rows)), batch_size, progress)
 
     def texts_of(indices: range) -> torch.Tensor:
         return embed_texts(model, processor, captions[indices.start : indices.stop], batch_size, progress)
@@ -119,7 +120,7 @@ def evaluate_as_reference(
     gallery = pairs if len(pairs) == len(dataset) else pairs[::2]
     gallery_rows = [row for row, _ in gallery]
     person_ids = np.array(dataset["person_id"][:])
-    image_embeds = embed_images(model, processor, dataset["image"], batch_size, progress).numpy()
+    image_embeds = embed_images(model, processor, stored_images(dataset), batch_size, progress).numpy()
     captions, max_length = [caption for _, caption in pairs], longest_text(model.config, None)
     text_embeds = embed_texts(model, processor, captions, batch_size, progress, max_length).numpy()
     metrics = retrieval_metrics(

@@ -33,7 +33,7 @@ def indexed(ivt: Any, make_crops: Any, checkpoint: str) -> Any:
     paths = ["--camera-from-path", r"^(\w+)/", "--time-from-path", r"_(\d{8}-\d{6})", "--time-format", "%Y%m%d-%H%M%S"]
     result = ivt("index", "crops", "--gallery", "people.lance", "--model", checkpoint, *paths, "--json")
     assert result.exit_code == 0, result.output
-    report = {"added": 3, "changed": 0, "unchanged": 0, "removed": 0, "bad": {}, "pictures": 3}
+    report = {"added": 3, "changed": 0, "unchanged": 0, "removed": 0, "bad": {}, "left_out": {}, "pictures": 3}
     assert json.loads(result.stdout) == report
     return ivt
 

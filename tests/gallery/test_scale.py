@@ -32,7 +32,7 @@ def test_killed_worker_loses_nothing_and_writes_nothing_twice(
     (outcome,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert outcome["written"] == [WRITTEN_WHEN_KILLED, NUM_TASKS + 1]  # what nobody heard of was written again
     assert outcome["versions"] == 2  # the empty table, and one commit of all rows
-    nothing = {"added": 0, "changed": 0, "unchanged": 0, "removed": 0, "bad": {}}
+    nothing = {"added": 0, "changed": 0, "unchanged": 0, "removed": 0, "bad": {}, "left_out": {}}
     assert outcome["report"] == nothing | {"added": len(names)}
     # the second run: three pictures changed, one renamed, in one more commit, and the old name removed
     assert outcome["again"] == nothing | {"added": 1, "changed": 3, "unchanged": len(names) - 4, "removed": 1}
