@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import posixpath
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,6 +86,23 @@ def find_annotations(name: str, root: str | os.PathLike[str] | None) -> Path:
     )
 
 
+def path_below_images(path: str) -> str:
+    """The path of an image below the folder `imgs`, with forward slashes, however it was written down.
+
+    Raises:
+        ValueError: if it leads out of that folder.
+    """
+    slashed = path.replace("\\", "/")
+    if re.match(r"/|[A-Za-z]:", slashed):  # absolute, as it was on another machine
+        _, found, slashed = slashed.rpartition("/imgs/")
+        if not found:
+            raise ValueError(f"the absolute path {path!r} without a folder imgs, expected one below it")
+    below = posixpath.normpath(slashed).removeprefix("imgs/")
+    if below.split("/")[0] == ".." or "\0" in below:
+        raise ValueError(f"the path {path!r}, which leads out of the folder imgs")
+    return below
+
+
 def problem_of_entry(entry: Any, path_key: str) -> str | None:
     """Say what is wrong with one entry of the JSON, or None."""
     expected = {"split": str, "id": int, "captions": list, path_key: str}
@@ -99,6 +117,14 @@ def problem_of_entry(entry: Any, path_key: str) -> str | None:
         return f"has split {entry['split']!r}, expected one of {', '.join(OFFICIAL_SPLITS)}"
     if not all(isinstance(caption, str) for caption in entry["captions"]):
         return "has a caption which is no string"
+    if any("\ud800" <= char <= "\udfff" for text in (entry[path_key], *entry["captions"]) for char in text):
+        return "has half a character in a caption or its path, as of an emoji cut in two"
+    if not -(2**63) <= entry["id"] < 2**63:
+        return f"has the id {entry['id']}, expected a number of at most 64 bits"
+    try:
+        path_below_images(entry[path_key])
+    except ValueError as error:
+        return f"has {error}"
     return None
 
 
@@ -110,6 +136,10 @@ def read_entries(path: Path, path_key: str) -> list[dict[str, Any]]:
     """
     try:
         entries = json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not written in UTF-8 ({error}); convert it, e.g. with iconv -f WINDOWS-1252 -t UTF-8"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} is no valid JSON ({error}); it may be cut short: fetch it again") from error
     if not isinstance(entries, list) or not entries:
@@ -133,7 +163,7 @@ def rows_of(entries: list[dict[str, Any]], path_key: str) -> list[dict[str, Any]
     rows: dict[str, dict[str, Any]] = {}
     num_empty = 0
     for index, entry in enumerate(entries):
-        image_id = posixpath.normpath("imgs/" + entry[path_key])
+        image_id = f"imgs/{path_below_images(entry[path_key])}"
         captions = [" ".join(caption.split()) for caption in entry["captions"]]
         num_empty += captions.count("")
         row = rows.setdefault(

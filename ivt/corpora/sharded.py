@@ -16,6 +16,7 @@ import os
 import posixpath
 import re
 import tarfile
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,10 +166,14 @@ def load_index(shards: list[Path]) -> dict[str, np.ndarray]:
     path = shards[0].with_name(f"{split}.index.npz")
     states = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
     identity = np.array(json.dumps([INDEX_VERSION, states]))
-    if path.exists():
-        with np.load(path) as saved:
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
             if saved["identity"] == identity:
                 return dict(saved)
+    except FileNotFoundError:
+        pass
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logger.warning("%s is damaged (%s) and made anew", path, error)
     index = build_index(shards) | {"identity": identity}
     new = path.with_name(path.name + f".{os.getpid()}.new")
     try:
@@ -293,7 +298,15 @@ class ShardedRows:
 def _decoded_rows(root: str, split: str, identity: str) -> Iterator[dict[str, Any]]:
     """Rows for `Dataset.from_generator`, which finds them again by its arguments."""
     for row in ShardedRows(root, split):
-        yield {name: row[name] for name in FEATURES}
+        image = row["image"] or {}
+        if image.get("bytes") is None:  # a shard may name files beside it, but not any file of this machine
+            path = os.path.realpath(os.path.join(root, image.get("path") or os.pardir))
+            if not path.startswith(os.path.realpath(root) + os.sep):
+                raise ValueError(
+                    f"image {row['image_id']!r} has no bytes in its shard and no path below {root}; write it anew"
+                )
+            image = {"bytes": None, "path": path}
+        yield {name: row[name] for name in FEATURES} | {"image": image}
 
 
 def load_shards(root: str | os.PathLike[str] | None, split: str) -> Dataset:

@@ -178,6 +178,8 @@ class Gallery:
         start_engine(runner, address)
         work = Work(self.model_version, self.store, batch_size=batch_size, device=self.device)
         if self._find_table() is None:
+            if runner == "native":
+                load_model(work.model, self.device)  # or a damaged one would leave an empty gallery behind
             self.store.create(gallery_schema(work.model, embedding_width(work.model)))
         self._check_model()
         table = self._existing_table().table

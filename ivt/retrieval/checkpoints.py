@@ -1,8 +1,9 @@
-"""Loading a checkpoint strictly: every weight of the model comes from it, or it is an error."""
+"""Loading a checkpoint strictly: every weight of the model comes from it and is a number, or it is an error."""
 
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedModel
 
 from .encoders import check_methods, load_config
@@ -17,17 +18,27 @@ def load_checkpoint(checkpoint: str, **kwargs: Any) -> PreTrainedModel:
         **kwargs: passed to `AutoModel.from_pretrained`: `dtype`, `revision`, fields of the configuration.
 
     Raises:
-        ValueError: if weights are missing or of another shape.
+        ValueError: if the file is damaged, or weights are missing, of another shape or not finite.
     """
-    # mismatched sizes are not ignored but named below, beside what is missing
-    model, info = AutoModel.from_pretrained(
-        checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-    )
+    try:  # mismatched sizes are not ignored but named below, beside what is missing
+        model, info = AutoModel.from_pretrained(
+            checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights of {checkpoint} cannot be read ({error}): the file is cut short, damaged, or the pointer of "
+            "Git LFS to it; fetch it again (git lfs pull)"
+        ) from error
     unfit = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if unfit:
         raise ValueError(
             f"{checkpoint} lacks {len(unfit)} weights of its model or has them in other shapes, the first {unfit[0]}; "
             "its config.json and weights do not belong together: save or convert it again"
+        )
+    if bad := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise ValueError(
+            f"{len(bad)} weights of {checkpoint} hold NaN or infinity, the first {bad[0]}; their training "
+            "diverged, or the file is damaged: use an earlier checkpoint, or fetch it again"
         )
     return model
 

@@ -69,7 +69,12 @@ def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     Raises:
         ValueError: if its class does not embed both pictures and texts.
     """
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    except (TypeError, AttributeError, KeyError) as error:  # what transformers raises on JSON that is no object
+        raise ValueError(
+            f"the config.json of {name} is no configuration ({error!r}); save or fetch it again"
+        ) from error
     with suppress(KeyError):  # of no class that transformers knows; loading says so
         found = MODEL_MAPPING[type(config)]
         check_methods(name, found[0] if isinstance(found, tuple) else found)

@@ -113,10 +113,11 @@ def load_processor(checkpoint: str, revision: str | None = None) -> Any:
     """
     try:
         processor = AutoProcessor.from_pretrained(checkpoint, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # on damaged files transformers and tokenizers raise nearly anything
+        problem = (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"{checkpoint} has no whole processor (image processor and tokenizer): {str(error).splitlines()[0]}; "
-            "convert it with --tokenizer, or save an IVTProcessor there"
+            f"{checkpoint} has no whole processor (image processor and tokenizer): {type(error).__name__}: "
+            f"{problem}; fetch its files again, save an IVTProcessor there, or convert it with --tokenizer"
         ) from error
     check_processor(checkpoint, processor)
     return processor

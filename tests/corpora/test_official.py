@@ -274,12 +274,41 @@ def test_repaired_image_is_no_longer_bad(cuhk: Path) -> None:
             lambda entries: entries[3].update(split="query"),
             "entry 3 .*split 'query', expected one of train, val, test",
         ),
+        (lambda entries: entries[2].update(id=2**63), "entry 2 .*has the id 9223372036854775808, expected .* 64 bits"),
+        (lambda entries: entries[2].update(captions=["A man \ud83c."]), "entry 2 .*half a character"),
+        (lambda entries: entries[1].update(file_path="../../secret.jpg"), "entry 1 .*leads out of the folder imgs"),
+        (lambda entries: entries[1].update(file_path="imgs/../../x.jpg"), "entry 1 .*leads out of the folder imgs"),
+        (lambda entries: entries[1].update(file_path="..\\x.jpg"), "entry 1 .*leads out of the folder imgs"),
+        (lambda entries: entries[1].update(file_path="/etc/passwd"), "entry 1 .*absolute path '/etc/passwd' without"),
+        (lambda entries: entries[1].update(file_path="C:\\x\\a.png"), "entry 1 .*absolute path .* without"),
         (lambda entries: {"entries": entries}, "holds dict .*expected a list"),
     ],
 )
 def test_wrong_annotations_name_the_first_bad_entry(cuhk: Path, change: Any, message: str) -> None:
     rewrite(cuhk, change)
     with pytest.raises(ValueError, match=message):
+        load_corpus("cuhk-pedes", cuhk)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "CUHK01\\a.png",
+        "imgs/CUHK01/a.png",
+        "./CUHK01/a.png",
+        "/data/cuhk/imgs/CUHK01/a.png",
+        "D:\\imgs\\CUHK01\\a.png",
+    ],
+)
+def test_paths_are_found_however_they_were_written_down(cuhk: Path, form: str) -> None:
+    rewrite(cuhk, lambda entries: entries[0].update(file_path=form))
+    assert load_corpus("cuhk-pedes", cuhk)["image_id"][0] == "imgs/CUHK01/a.png"
+
+
+def test_another_encoding_is_named(cuhk: Path) -> None:
+    path = cuhk / "reid_raw.json"
+    path.write_bytes(path.read_text().replace("A man.", "A man in a café.").encode("cp1252"))
+    with pytest.raises(ValueError, match="is not written in UTF-8 .*iconv"):
         load_corpus("cuhk-pedes", cuhk)
 
 

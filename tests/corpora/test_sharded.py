@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from ivt.corpora import load_corpus, shard, sharded
@@ -341,3 +342,25 @@ def test_rows_beyond_the_end_are_an_index_error(tmp_path, rows):
     with pytest.raises(IndexError, match="row 11 of 11"):
         ShardedRows(tmp_path, "train")[11]
     assert json.loads(ShardedRows(tmp_path, "train").identity)[1][0][0] == "train-00000-of-00001.parquet"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no index"])
+def test_a_damaged_index_is_made_anew(tmp_path, content, caplog):
+    write_shards(make_rows(4, tmp_path), tmp_path / "shards", "train")
+    whole = [row["image_id"] for row in ShardedRows(tmp_path / "shards", "train")]
+    index = tmp_path / "shards" / "train.index.npz"
+    index.write_bytes(content)
+    assert [row["image_id"] for row in ShardedRows(tmp_path / "shards", "train")] == whole
+    assert "is damaged" in caplog.text and index.stat().st_size > len(content)
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", None])
+def test_a_shard_reads_no_files_outside_of_its_folder(tmp_path, path):
+    table = make_rows(4, tmp_path).remove_columns("levels").data.table
+    images = pa.array([{"bytes": None, "path": path}] * 4, table["image"].type)
+    (tmp_path / "shards").mkdir()
+    file = tmp_path / "shards" / "train-00000-of-00001.parquet"
+    pq.write_table(table.set_column(table.column_names.index("image"), "image", images), file)
+    with pytest.raises(DatasetGenerationError) as caught:
+        load_corpus("shards", tmp_path / "shards", "train")
+    assert "no path below" in str(caught.value.__cause__)

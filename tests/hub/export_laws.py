@@ -25,6 +25,7 @@ import ivt.hub.export
 from ivt import Gallery, embed_images, embed_texts
 from ivt.explanations.attention import explain
 from ivt.hub.export import WRITERS, export
+from ivt.retrieval import models
 from ivt.retrieval.checkpoints import load_embedder
 from ivt.retrieval.exported import ExportedIVTModel, is_exported
 from ivt.retrieval.models import find_version
@@ -236,8 +237,10 @@ def test_whatever_embeds_takes_an_export_by_its_folder(
 
 
 def test_a_gallery_of_an_export_finds_what_one_of_its_checkpoint_finds(
-    checkpoint: Path, export_of: Callable[..., Path], tmp_path: Path
+    checkpoint: Path, export_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "auto_dtype", lambda device: torch.float32)  # that of the export
+    models._load_model.cache_clear()
     (tmp_path / "crops").mkdir()
     for row in noise_rows():
         row["image"].save(tmp_path / "crops" / row["image_id"])
