@@ -3,8 +3,8 @@
 Who changes a default changes it here too, and in the documents and help texts that name it.
 """
 
-import importlib
 import inspect
+import pkgutil
 from typing import Any
 
 import pytest
@@ -60,12 +60,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_have_the_defaults_of_their_documentation(name: str) -> None:
-    *module, found = name.split(".")
-    if found[0].islower() and module[-1][0].isupper():  # a method
-        *module, owner = module
-        function = getattr(getattr(importlib.import_module(f"ivt.{'.'.join(module)}"), owner), found)
-    else:
-        function = getattr(importlib.import_module(f"ivt.{'.'.join(module)}"), found)
+    function = pkgutil.resolve_name(f"ivt.{name}")
     parameters = inspect.signature(function).parameters
     assert {key: parameters[key].default for key in FUNCTIONS[name]} == FUNCTIONS[name]
 
