@@ -7,7 +7,10 @@ people of the test split, whom the model never saw). A visitor's own crops becom
 sees and that is deleted with it. Needs the extras `space` and `search`.
 """
 
+import re
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from processing.pictures import UnreadablePicture, read_picture
@@ -33,6 +37,7 @@ NUM_RESULTS = 10
 MAX_FILES = 500  # of one upload
 MAX_BYTES = 10_000_000  # of one picture
 SESSION_SECONDS = 3600  # how long an uploaded gallery is kept
+MAX_WAITING = 100  # searches and maps that wait for their turn; whoever comes then is told that the page is busy
 WHOLE_SENTENCE = "the whole sentence"
 EXAMPLES = [
     "A woman with long hair wears a pink t-shirt, black shorts and black shoes.",
@@ -82,6 +87,11 @@ class Session:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def as_text(name: str) -> str:
+    """A name as Markdown that shows it as it is: no HTML, no emphasis, no links."""
+    return re.sub(r"([\\`*_{}\[\]<>&#~|$])", r"\\\1", " ".join(name.split()))
+
+
 def cameras_of(gallery: Gallery) -> list[str]:
     """Names of the cameras in a gallery, in order."""
     return sorted({picture.camera for picture in gallery if picture.camera})
@@ -114,7 +124,7 @@ def search(session: Session, query: str, other_query: str, cameras: Sequence[str
         else:
             session.found[side] = None
             sides.append(gr.Gallery([], label="No second query", visible=False))
-    cameras_said = f"camera {', '.join(cameras)}" if cameras else "all cameras"
+    cameras_said = f"camera {', '.join(map(as_text, cameras))}" if cameras else "all cameras"
     return session, *sides, f"{len(session.results(0))} people of {len(gallery)} pictures, {cameras_said}. Choose one."
 
 
@@ -150,14 +160,23 @@ def problem_of(path: Path) -> str | None:
     return None
 
 
+def delete_copies(paths: Sequence[Path]) -> None:
+    """Delete the files that Gradio keeps of an upload, which it would hand to anybody who knows their path."""
+    kept = Path(get_upload_folder()).resolve()
+    for path in paths:
+        if path.resolve().is_relative_to(kept):
+            path.unlink(missing_ok=True)
+
+
 def upload(session: Session, files: Sequence[str] | None) -> tuple[Any, ...]:
     """Make a visitor's pictures the gallery of their session; refuse an upload without any that can be read."""
     paths = [Path(name) for name in files or []]
     # by their whole paths: in subfolders there may be others of the same name
     problems = {path: problem for path in paths[:MAX_FILES] if (problem := problem_of(path))}
     good = [path for path in paths[:MAX_FILES] if path not in problems]
-    refused = "; ".join(f"{path.name} {problem}" for path, problem in list(problems.items())[:5])
+    refused = "; ".join(f"{as_text(path.name)} {problem}" for path, problem in list(problems.items())[:5])
     if not good:
+        delete_copies(paths)
         message = f"Nothing was uploaded: {refused or 'the folder is empty'}. The gallery is still the old one."
         return session, gr.CheckboxGroup(), message
     folder = Path(tempfile.mkdtemp(prefix="ivt-upload-"))
@@ -166,6 +185,7 @@ def upload(session: Session, files: Sequence[str] | None) -> tuple[Any, ...]:
     gallery = Gallery(folder / "people.lance", Gallery(session.uri).model_version.name)
     report = gallery.add(folder, progress=False)
     session.close()
+    delete_copies(paths)
     left_out = f" Left out: {refused}." if problems else ""
     if len(paths) > MAX_FILES:
         left_out += f" Only the first {MAX_FILES} files were taken."
@@ -178,7 +198,11 @@ def build_page(gallery: Gallery) -> gr.Blocks:
     cameras, uri = cameras_of(gallery), gallery.store.uri
 
     # analytics: Gradio would report every start to its makers
-    with gr.Blocks(title="IVT: find a person from a sentence", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="IVT: find a person from a sentence",
+        analytics_enabled=False,
+        delete_cache=(SESSION_SECONDS, SESSION_SECONDS),
+    ) as page:
         session = gr.State(
             lambda: Session(uri), time_to_live=SESSION_SECONDS, delete_callback=lambda session: session.close()
         )
@@ -236,7 +260,7 @@ def build_page(gallery: Gallery) -> gr.Blocks:
             people[side].select(choose, session, [chosen, words, picture])
         words.input(show_map, [session, chosen, words], picture)
         files.upload(upload, [session, files], [session, camera_filter, upload_status])
-    return page
+    return page.queue(max_size=MAX_WAITING)
 
 
 def open_gallery(model: str, people: Path, uri: Path) -> Gallery:
@@ -247,13 +271,18 @@ def open_gallery(model: str, people: Path, uri: Path) -> Gallery:
 
 
 def serve(model: str = DEFAULT_MODEL, people: Path = PEOPLE, port: int = 7860) -> None:
-    """Serve the page until the process is ended.
+    """Serve the page until the process is ended; then nothing of what it wrote is left.
 
     Args:
         model: folder or Hub name.
         people: pictures to search, a folder per camera.
         port: of the web server.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by default nothing is cleaned up
     with tempfile.TemporaryDirectory(prefix="ivt-space-") as folder:
-        gallery = open_gallery(model, people, Path(folder) / "people.lance")
-        build_page(gallery).launch(server_port=port, css=CSS, theme=gr.themes.Soft(), quiet=True)
+        tempfile.tempdir = folder  # of uploads, and of all that Gradio keeps
+        page = build_page(open_gallery(model, people, Path(folder) / "people.lance"))
+        try:
+            page.launch(server_port=port, css=CSS, theme=gr.themes.Soft(), quiet=True, max_file_size=MAX_BYTES)
+        finally:
+            page.close()

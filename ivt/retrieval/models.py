@@ -52,8 +52,15 @@ def folder_revision(folder: Path) -> str:
             f"{folder} holds no {' and no '.join(WEIGHTS)}, expected a model in Hub format as save_pretrained writes "
             "it, or one that ivt export wrote"
         )
+    states = [(path, path.stat()) for path in paths]
+    return _digest_files(tuple((path, state.st_size, state.st_mtime_ns) for path, state in states))
+
+
+@lru_cache(maxsize=16)
+def _digest_files(states: tuple[tuple[Path, int, int], ...]) -> str:
+    """Digest of files; their sizes and times of change say whether they are still those that were read."""
     digest = hashlib.sha256()
-    for path in paths:
+    for path, _, _ in states:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return FOLDER_PREFIX + digest.hexdigest()
 
