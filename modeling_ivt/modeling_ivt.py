@@ -360,8 +360,19 @@ class IVTModel(IVTPreTrainedModel):
     no projection. In training a random share of the tokens is hidden (`bmm_ratio`), never [CLS].
     """
 
+    # A class registers for one Auto class; config.json names those for all that read its checkpoints.
+    _auto_classes = {
+        "AutoConfig": "configuration_ivt.IVTConfig",
+        "AutoModel": "modeling_ivt.IVTModel",
+        "AutoModelForZeroShotImageClassification": "modeling_ivt.IVTModel",
+    }
+
     def __init__(self, config: IVTConfig):
         super().__init__(config)
+        self._add_modules(config)
+        self.post_init()
+
+    def _add_modules(self, config: IVTConfig) -> None:
         self.image_embeddings = IVTImageEmbeddings(config)
         self.text_embeddings = IVTTextEmbeddings(config)
         depth = config.num_hidden_layers
@@ -369,7 +380,6 @@ class IVTModel(IVTPreTrainedModel):
             [IVTBlock(config, config.drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)]
         )
         self.layernorm = shared(config, partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps))
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings."""
@@ -419,9 +429,7 @@ class IVTModel(IVTPreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and code files as [`PreTrainedModel.save_pretrained`] does, arguments included."""
-        # A class registers for one Auto class; the zero-shot pipeline asks config.json for another one as well.
-        entry = {"AutoModelForZeroShotImageClassification": "modeling_ivt.IVTModel"}
-        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **entry}
+        self.config.auto_map = dict(self._auto_classes)  # anew: code of other classes is not copied
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def _sample_keep_positions(self, batch_size: int, num_tokens: int, device: torch.device) -> torch.Tensor | None:
