@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -505,6 +506,10 @@ def test_recipe_begins_with_a_file_of_the_authors(golden_checkpoint, golden_toke
     expected = load_file(converted[0] / "model.safetensors")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     assert model.config.drop_path_rate == 0.3 and any("used: 60, no parameter missing" in line for line in lines)
+    recipe_of_pretraining = replace(recipe, **PRETRAIN)
+    begun, _, lines = build_model(recipe_of_pretraining, geometry)
+    assert all(torch.equal(begun.state_dict()[name], tensor) for name, tensor in expected.items())
+    assert lines[-1].startswith("drawn: fusion_layers.*.cross_attention, ")
     with pytest.raises(ValueError, match="hidden_size is 768, in .* it is 64; leave it out or set it to that"):
         build_model(recipe, geometry | {"hidden_size": 768})
 
