@@ -13,6 +13,7 @@ from processing import IVTImageProcessor, IVTProcessor
 from processing.batches import PairCollator, StreamedPairs, TrainingPairs
 from processing.caption_augmentation import CaptionAugmentation
 from processing.levels import add_levels
+from processing.masking import MaskedPairCollator
 from processing.samplers import BalancedSampler, PairSampler, ShardSampler
 from processing.views import TrainingViews
 
@@ -40,9 +41,17 @@ def load_training_rows(recipe: Recipe, corpus_root: str | None) -> Dataset | Sha
         return ShardedRows(corpus_root, "train")
     options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
     rows = load_corpus(recipe.corpus, corpus_root, recipe.train_split, on_bad_image=recipe.on_bad_image, **options)
+    rows = with_identities(rows)
     if recipe.max_caption_words:
         rows = without_long_captions(rows, recipe.max_caption_words)
     return add_levels(rows)
+
+
+def with_identities(rows: Dataset) -> Dataset:
+    """Rows that name no person, with each picture as a person of its own."""
+    if "person_id" in rows.column_names:
+        return rows
+    return rows.add_column("person_id", list(range(len(rows))))
 
 
 def without_long_captions(rows: Dataset, most_words: int) -> Dataset:
@@ -68,13 +77,14 @@ def build_views(recipe: Recipe, image_processor: IVTImageProcessor) -> TrainingV
 
 def load_evaluation_rows(recipe: Recipe, corpus_root: str | None, split: str) -> Dataset:
     """The rows of the validation or test split."""
-    return load_corpus(recipe.corpus, corpus_root, split, on_bad_image=recipe.on_bad_image)
+    return with_identities(load_corpus(recipe.corpus, corpus_root, split, on_bad_image=recipe.on_bad_image))
 
 
 def build_loader(
     rows: Dataset | ShardedRows, processor: IVTProcessor, recipe: Recipe, num_processes: int
 ) -> DataLoader:
     """Training batches, in an order that depends on seed and epoch alone."""
+    collator = MaskedPairCollator if recipe.stage == "pretrain" else PairCollator
     augmentation = {
         "levels": recipe.levels,
         "views": build_views(recipe, processor.image_processor),
@@ -105,7 +115,7 @@ def build_loader(
         pairs,
         recipe.batch_size,
         sampler=sampler,
-        collate_fn=PairCollator(processor),
+        collate_fn=collator(processor),
         num_workers=recipe.num_workers,
         drop_last=True,
     )
