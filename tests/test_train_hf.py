@@ -954,11 +954,14 @@ def test_epoch_has_a_line(tmp_path, capsys):
 def test_tensorboard_has_the_figures_of_the_metrics_file(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    output_dir = run(tmp_path / "run", max_steps=3, options={"report_to": "tensorboard"})
+    output_dir = run(tmp_path / "run", max_steps=3, itc_weight=0.5, options={"report_to": "tensorboard"})
     events = EventAccumulator(str(output_dir / "tensorboard/ivt")).Reload()
     losses = [record["loss"] for record in metrics_of(output_dir) if "loss" in record]
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses)
+    for name in ("cmpm", "itc"):
+        values = [record["losses"][name] for record in metrics_of(output_dir) if "loss" in record]
+        assert [event.value for event in events.Scalars(f"train/loss/{name}")] == pytest.approx(values)
     recall = metrics_of(output_dir)[-1]["validation"]["text_to_image"]["R@1"]
     assert [event.value for event in events.Scalars("validation/text_to_image/R1")] == pytest.approx([recall])
 
