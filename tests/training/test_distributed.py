@@ -114,11 +114,9 @@ def test_sharded_processes_train_as_one_and_resume(alone, corpus, tmp_path):
 
 
 def test_sharded_processes_pretrain_as_those_with_whole_weights(corpus, tmp_path, meeting_port):
-    weights = dict.fromkeys(("itc_weight", "itm_weight", "mlm_weight"), 1.0)
-    settings = (
-        SETTINGS | dict.fromkeys(("cmpm_weight", "sdm_weight", "token_weight", "identity_weight"), 0.0) | weights
-    )
-    settings = SETTINGS | weights | {"stage": "pretrain", "batch_size": 4, "max_steps": 2}
+    settings = SETTINGS | {"stage": "pretrain", "batch_size": 4, "max_steps": 2}
+    settings |= dict.fromkeys(("itc_weight", "itm_weight", "mlm_weight"), 1.0)
+    settings |= dict.fromkeys(("cmpm_weight", "sdm_weight", "token_weight", "identity_weight"), 0.0)
     finish(start("fsdp", tmp_path / "fsdp", corpus, json.dumps(settings)))
     finish(start("multi_gpu", tmp_path / "whole", corpus, json.dumps(settings), port=meeting_port))
     found, expected = (load_file(tmp_path / name / "final/model.safetensors") for name in ("fsdp", "whole"))
