@@ -314,11 +314,14 @@ FUSION = {"num_fusion_layers": 1, "itc_temperature": 1.0}
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory) -> Path:
-    """A run of pre-training on pictures that have no identities, with dropout."""
-    root = str(tmp_path_factory.getbasetemp() / "corpus")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load_corpus", lambda *names, **_: load_tiny(root, names[2]).remove_columns("person_id"))
-        return run(tmp_path_factory.mktemp("pretrained") / "run", model_fields=FUSION, **PRETRAIN, test_at_end=True)
+    """A run of pre-training on streamed pictures that have no identities, with dropout."""
+    shards, output_dir = (tmp_path_factory.mktemp("pretrained") / name for name in ("shards", "run"))
+    for split in ("train", "val", "test"):
+        rows = load_tiny(str(tmp_path_factory.getbasetemp() / "corpus"), split).remove_columns("person_id")
+        write_shards(rows, shards, split, rows_per_shard=6)
+    corpus = {"corpus": "shards", "streaming": True, "stream_buffer": 8}
+    options = {"corpus_root": str(shards)}
+    return run(output_dir, model_fields=FUSION, options=options, **PRETRAIN, **corpus, test_at_end=True)
 
 
 def test_pretraining_leaves_what_a_fine_tuning_leaves_and_logs_its_losses_one_by_one(pretrained):

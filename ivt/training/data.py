@@ -41,17 +41,9 @@ def load_training_rows(recipe: Recipe, corpus_root: str | None) -> Dataset | Sha
         return ShardedRows(corpus_root, "train")
     options = {"num_people": recipe.num_people} if recipe.corpus == "synthetic" else {}
     rows = load_corpus(recipe.corpus, corpus_root, recipe.train_split, on_bad_image=recipe.on_bad_image, **options)
-    rows = with_identities(rows)
     if recipe.max_caption_words:
         rows = without_long_captions(rows, recipe.max_caption_words)
     return add_levels(rows)
-
-
-def with_identities(rows: Dataset) -> Dataset:
-    """Rows that name no person, with each picture as a person of its own."""
-    if "person_id" in rows.column_names:
-        return rows
-    return rows.add_column("person_id", list(range(len(rows))))
 
 
 def without_long_captions(rows: Dataset, most_words: int) -> Dataset:
@@ -77,7 +69,7 @@ def build_views(recipe: Recipe, image_processor: IVTImageProcessor) -> TrainingV
 
 def load_evaluation_rows(recipe: Recipe, corpus_root: str | None, split: str) -> Dataset:
     """The rows of the validation or test split."""
-    return with_identities(load_corpus(recipe.corpus, corpus_root, split, on_bad_image=recipe.on_bad_image))
+    return load_corpus(recipe.corpus, corpus_root, split, on_bad_image=recipe.on_bad_image)
 
 
 def build_loader(

@@ -451,3 +451,37 @@ def test_every_weight_is_initialised_after_the_meta_device(model: IVTForPreTrain
     other.initialize_weights()
     for name, parameter in other.named_parameters():
         assert parameter.isfinite().all(), name
+
+
+# outputs
+
+
+@torch.no_grad()
+def test_outputs_are_the_same_as_tuple_and_by_name(model: IVTForPreTraining, batch: Batch) -> None:
+    inputs = {name: batch[name] for name in ("input_ids", "pixel_values", "attention_mask")}
+    named = model(**inputs, output_hidden_states=True)
+    assert len(named.image_model_output.hidden_states) == len(named.text_model_output.hidden_states) == 3
+    values = model(**inputs, return_dict=False)
+    expected = model(**inputs).to_tuple()
+    assert len(values) == len(expected) == 7
+    for value, wanted in zip(values, expected, strict=True):
+        assert torch.equal(value, wanted) if isinstance(value, torch.Tensor) else torch.equal(value[0], wanted[0])
+
+
+@torch.no_grad()
+def test_a_pair_does_not_see_the_others_of_its_batch(model: IVTForPreTraining, batch: Batch) -> None:
+    names = ("input_ids", "pixel_values", "attention_mask")
+    together = model(**{name: batch[name] for name in names}).matching_logits
+    for i in range(3):
+        alone = model(**{name: batch[name][i : i + 1] for name in names}).matching_logits
+        torch.testing.assert_close(alone[0], together[i])
+
+
+@torch.no_grad()
+def test_weights_load_in_the_precision_asked_for_and_from_shards(model: IVTForPreTraining, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    again = IVTForPreTraining.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor.bfloat16()), name
