@@ -13,6 +13,7 @@ K tokens kept, D width, H heads. Patch grids are (rows, columns) = (height, widt
 column is the patch at (row, column).
 """
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,14 +139,18 @@ class IVTImageEmbeddings(nn.Module):
         self.type_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
 
     @torch.no_grad()
-    def resize(self, height: int, width: int) -> None:
-        """Make images of `height` x `width` pixels the ones that position and type embeddings are made for."""
-        old_grid, new_grid = self.config.patch_grid, self.config.patch_grid_for(height, width)
+    def resize(self, height: int, width: int, patch_stride: int) -> None:
+        """Make `height` x `width` pixels and the stride those that position and type embeddings are made for."""
+        old_grid, config = self.config.patch_grid, copy.copy(self.config)
+        config.image_size, config.patch_stride = (height, width), patch_stride
+        config.validate_architecture()
+        new_grid = config.patch_grid
         for name in ("position_embeddings", "type_embeddings"):
             old = getattr(self, name)
             new = nn.Parameter(resize_grid(old, old_grid, new_grid), requires_grad=old.requires_grad)
             setattr(self, name, new)
-        self.config.image_size = (height, width)
+        self.config.image_size, self.config.patch_stride = (height, width), patch_stride
+        self.patch_embeddings.stride = (patch_stride, patch_stride)
 
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         """(B, C, height, width) to (B, N, D)."""
@@ -415,17 +420,19 @@ class IVTModel(IVTPreTrainedModel):
         self.text_embeddings.position_embeddings = new
         self.config.max_position_embeddings = new_num_position_embeddings
 
-    def resize_image_embeddings(self, height: int, width: int) -> None:
+    def resize_image_embeddings(self, height: int, width: int, patch_stride: int | None = None) -> None:
         """Change the size of the images the model is made for, position and type embeddings resized bilinearly.
 
         Args:
             height: in pixels.
             width: in pixels; the image processor's `size` has to follow.
+            patch_stride: distance of two patches in pixels; None leaves it as it is.
 
         Raises:
-            ValueError: if such an image is smaller than one patch.
+            ValueError: if such an image is smaller than one patch, or the stride is not from 1 to `patch_size`.
         """
-        self.image_embeddings.resize(height, width)
+        stride = self.config.patch_stride if patch_stride is None else patch_stride
+        self.image_embeddings.resize(height, width, stride)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and code files as [`PreTrainedModel.save_pretrained`] does, arguments included."""

@@ -270,6 +270,17 @@ def continued_model(checkpoint: str, model_fields: dict[str, Any], auto_class: A
         ) from error
 
 
+def fit_grid(model: IVTModel, model_fields: dict[str, Any]) -> list[str]:
+    """Resize the image positions of a checkpoint to a recipe's image size and stride; a line if anything changed."""
+    before = model.config.patch_grid
+    height, width = model_fields.get("image_size", model.config.image_size)
+    stride = model_fields.get("patch_stride", model.config.patch_stride)
+    if (height, width, stride) == (*model.config.image_size, model.config.patch_stride):
+        return []
+    model.resize_image_embeddings(height, width, stride)
+    return ["positions and types {} x {} resized to {} x {}".format(*before, *model.config.patch_grid)]
+
+
 def official_model(file: str, model_fields: dict[str, Any]) -> tuple[IVTModel, list[str]]:
     """The model of a file of the authors, and lines on what became of its keys.
 
@@ -328,7 +339,9 @@ def initial_model(
         model, lines = assemble(vit, bert, IVTConfig(**(vocabulary | model_fields)), model_class)
         normalisation = vit.normalisation
     else:
-        model, lines = continued_model(init, model_fields, AutoModelForPreTraining if pretrains else AutoModel), []
+        others = {name: value for name, value in model_fields.items() if name not in ("image_size", "patch_stride")}
+        model = continued_model(init, others, AutoModelForPreTraining if pretrains else AutoModel)
+        lines = fit_grid(model, model_fields)
         normalisation = normalisation_of(init)
     if pretrains and not isinstance(model, IVTForPreTraining):
         model, drawn = with_heads(model)

@@ -32,6 +32,7 @@ from ivt.training.initialization import assemble, build_model
 from ivt.training.recipe import MODEL_SIZES, Recipe
 from ivt.training.sources import read_bert, read_vit
 from modeling_ivt import IVTConfig, IVTForPreTraining, IVTModel
+from modeling_ivt.modeling_ivt import resize_grid
 
 VOCABULARY = 60
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -414,6 +415,21 @@ def test_pretraining_goes_on_from_its_own_checkpoint_and_begins_from_an_encoders
     begun, _, lines = build_model(Recipe(**PRETRAIN, **fields, init=str(tmp_path / "encoder")), {})
     assert all(torch.equal(begun.state_dict()[name], tensor) for name, tensor in encoder.state_dict().items())
     assert type(begun) is IVTForPreTraining and lines[0].startswith("drawn: fusion_layers.*.cross_attention, ")
+
+
+def test_checkpoint_is_continued_with_another_image_size_and_stride(tmp_path, tokenizer):
+    fields = {"tokenizer": tokenizer, "max_text_tokens": 12}
+    first, processor, _ = build_model(Recipe(**PRETRAIN, **fields), FIELDS | {"num_fusion_layers": 2})
+    first.save_pretrained(tmp_path / "whole")
+    processor.save_pretrained(tmp_path / "whole")
+    recipe = Recipe(**fields, init=str(tmp_path / "whole"))
+    model, processor, lines = build_model(recipe, FIELDS | {"image_size": [40, 16], "patch_stride": 8})
+    assert lines == ["positions and types 4 x 2 resized to 5 x 2"]
+    inputs = processor(images=Image.new("RGB", (30, 90)), return_tensors="pt")
+    assert model.get_image_features(inputs.pixel_values).last_hidden_state.shape == (1, 11, 32)
+    found, old = (m.image_embeddings.type_embeddings for m in (model, first))
+    torch.testing.assert_close(found, resize_grid(old, (4, 2), (5, 2)))
+    assert not build_model(recipe, FIELDS)[2]
 
 
 # ---- the recipe's `init`
