@@ -996,7 +996,7 @@ def test_model_and_tokenizer_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="tokens, the model knows 50"):
         run(tmp_path / "run", init=str(tmp_path / "small"))
     with pytest.raises(ValueError, match="weights of its model or has them in other shapes"):
-        run(tmp_path / "run", init=str(tmp_path / "small"), model_fields={"image_size": [64, 32]})
+        run(tmp_path / "run", init=str(tmp_path / "small"), model_fields={"intermediate_size": 96})
     with pytest.raises(ValueError, match="max_text_tokens is 200, the model holds 96"):
         run(tmp_path / "run", max_text_tokens=200)
     with pytest.raises(ValueError, match="tokenizer 'no/where' is no folder"):

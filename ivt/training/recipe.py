@@ -203,8 +203,7 @@ class Recipe:
         for name in dict.fromkeys(name for names in LOSS_WEIGHTS.values() for name in names):
             if name not in own and getattr(self, name):
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}, a loss that stage {self.stage} has not, which has "
-                    f"{', '.join(own)}; set it to 0"
+                    f"{name} is {getattr(self, name)}, but stage {self.stage} has only {', '.join(own)}; set it to 0"
                 )
         if self.stage == "pretrain":
             if self.levels != ["sentence"] or self.num_views != 1:
