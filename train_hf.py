@@ -1,7 +1,8 @@
-"""Train IVT on a corpus of person pictures and captions.
+"""Train IVT on a corpus of person pictures and captions: fine-tuning, or the pre-training before it.
 
     accelerate launch train_hf.py --config cuhk_pedes --corpus_root data/CUHK-PEDES --output_dir runs/cuhk
     accelerate launch train_hf.py --config demo --output_dir runs/demo --max_minutes 8
+    accelerate launch train_hf.py --config pretrain --corpus_root data/pairs --output_dir runs/pretrain
 
 Where the package is installed, `accelerate launch -m train_hf …` runs this file too, and so does `ivt train …` in one
 process. A recipe is a yaml file, or the name of a packaged one; every field of it can be given on the command line
@@ -39,8 +40,8 @@ from ivt.training.distributed import build_accelerator, embed_in_shares, prepare
 from ivt.training.dry_run import estimate_cost
 from ivt.training.gradient_cache import backward
 from ivt.training.initialization import build_model
-from ivt.training.objective import Objective
 from ivt.training.optimization import build_optimizer
+from ivt.training.pretraining import build_objective
 from ivt.training.recipe import Recipe, RunPaths
 from ivt.training.record import is_finished, start_record, summarise_seeds
 from ivt.training.run import Run
@@ -136,7 +137,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
         validation_rows = load_evaluation_rows(recipe, paths.corpus_root, "val")
     splits = {"train": train_rows, "val": validation_rows}
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
-    objective = Objective(model, recipe, train_rows["person_id"])
+    objective = build_objective(model, recipe, train_rows["person_id"])
     objective, optimizer, loader = prepare(accelerator, objective, build_optimizer(objective, recipe), loader)
     run = Run(accelerator, output_dir, recipe, objective, optimizer, processor, loader)
     run.print_sizes(splits)

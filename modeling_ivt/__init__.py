@@ -35,6 +35,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForPreTraining,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
@@ -43,12 +44,14 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from processing import IVTImageProcessor, IVTProcessor
 
 from .configuration_ivt import IVTConfig
-from .losses_ivt import cmpm_loss, itc_loss, sdm_loss, tokenwise_loss
+from .losses_ivt import cmpm_loss, itc_loss, product_itc_loss, sdm_loss, tokenwise_loss
 from .modeling_ivt import IVTModel, IVTOutput
 from .pipeline_ivt import TASK, TextToPersonRetrievalPipeline
+from .pretraining_ivt import IVTForPreTraining, IVTForPreTrainingOutput
 
 AutoConfig.register("ivt", IVTConfig, exist_ok=True)
 AutoModel.register(IVTConfig, IVTModel, exist_ok=True)
+AutoModelForPreTraining.register(IVTConfig, IVTForPreTraining, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(IVTConfig, IVTModel, exist_ok=True)
 AutoImageProcessor.register(IVTConfig, image_processor_classes={"pil": IVTImageProcessor}, exist_ok=True)
 AutoProcessor.register(IVTConfig, IVTProcessor, exist_ok=True)
@@ -56,14 +59,18 @@ PIPELINE_REGISTRY.register_pipeline(TASK, TextToPersonRetrievalPipeline, pt_mode
 # Without these a save would write `auto_map` but copy no source file; `processing` does the same for its classes.
 IVTConfig.register_for_auto_class()
 IVTModel.register_for_auto_class("AutoModel")
+IVTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 
 __all__ = [
     "IVTConfig",
+    "IVTForPreTraining",
+    "IVTForPreTrainingOutput",
     "IVTModel",
     "IVTOutput",
     "TextToPersonRetrievalPipeline",
     "cmpm_loss",
     "itc_loss",
+    "product_itc_loss",
     "sdm_loss",
     "tokenwise_loss",
 ]

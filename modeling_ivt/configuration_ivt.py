@@ -38,6 +38,11 @@ class IVTConfig(PreTrainedConfig):
         bmm_ratio: bidirectional mask modeling: at most this share of the tokens is hidden in training, in [0, 1).
         bmm_per_sample: hide tokens at other positions in every sample; False hides the same ones in the whole
             batch, as the reference does.
+        num_fusion_layers: blocks of the fusion encoder of pre-training, whose inner width is `intermediate_size`. This
+            and the next three fields are of no importance for an [`IVTModel`].
+        fusion_attention_heads: attention heads of each of them; None takes `num_attention_heads`.
+        tie_word_embeddings: whether masked language modeling scores words by the word embeddings, as BERT does.
+        itc_temperature: what the learned temperature of ITC begins with in pre-training, positive.
         logit_scale: factor on the cosine in `logits_per_image`. A constant, not learned: it sharpens the softmax of
             the zero-shot pipeline and changes no ranking.
         initializer_range: standard deviation of freshly drawn weights.
@@ -67,12 +72,21 @@ class IVTConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.1
     bmm_ratio: float | int = 0.2
     bmm_per_sample: bool = False
+    num_fusion_layers: int = 6
+    fusion_attention_heads: int | None = None
+    tie_word_embeddings: bool = True
+    itc_temperature: float | int = 0.07
     logit_scale: float | int = 20.0
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         # no field: it belongs to the code and not to the model, and whatever an older config.json says is outdated
         super().__post_init__(**(kwargs | {"custom_pipelines": custom_pipelines()}))
+
+    @property
+    def num_fusion_heads(self) -> int:
+        """Attention heads of a block of the fusion encoder."""
+        return self.fusion_attention_heads or self.num_attention_heads
 
     @property
     def patch_grid(self) -> tuple[int, int]:
@@ -113,14 +127,19 @@ class IVTConfig(PreTrainedConfig):
             "vocab_size",
             "max_position_embeddings",
             "type_vocab_size",
+            "num_fusion_layers",
+            "num_fusion_heads",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} cannot be divided among {self.num_attention_heads} attention heads; "
-                "choose a multiple of num_attention_heads"
-            )
+        for name in ("num_attention_heads", "num_fusion_heads"):
+            if self.hidden_size % getattr(self, name):
+                raise ValueError(
+                    f"hidden_size {self.hidden_size} cannot be divided among {getattr(self, name)} attention heads; "
+                    f"choose a multiple of {name.replace('num_fusion', 'fusion_attention')}"
+                )
+        if not self.itc_temperature > 0:
+            raise ValueError(f"itc_temperature must be positive, got {self.itc_temperature}")
         if not 1 <= self.patch_stride <= self.patch_size:
             raise ValueError(
                 f"patch_stride must be between 1 and patch_size = {self.patch_size}, got {self.patch_stride}; "

@@ -1,8 +1,9 @@
 """Training losses of IVT as pure functions.
 
 CMPM is cross-modal projection matching: Zhang & Lu, "Deep Cross-Modal Projection Learning for Image-Text Matching",
-ECCV 2018, equations 1-5, in the form IVT trains with (Shu et al. 2022). ITC is image-text contrastive learning, as in
-IVT's pre-training stage, with all texts of a person as its positives. Two are not IVT's: SDM is similarity
+ECCV 2018, equations 1-5, in the form IVT trains with (Shu et al. 2022). ITC is image-text contrastive learning with
+all texts of a person as its positives: by products over a temperature, as in IVT's pre-training stage, or over the
+projections of CMPM. Two are not IVT's: SDM is similarity
 distribution matching (Jiang & Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
 Retrieval", IRRA, CVPR 2023, equations 6-8); the token-wise loss is the late interaction of FILIP (Yao et al.,
 "Fine-grained Interactive Language-Image Pre-Training", ICLR 2022, section 3.1), from words to patches.
@@ -12,6 +13,8 @@ Letters: I images, T texts, D width, P patches of an image, L tokens of a text, 
 
 import torch
 from torch import nn
+
+LEAST_TEMPERATURE = 0.01  # a learned temperature stays above, as in CLIP: sharper softmaxes make training unstable
 
 
 def _match_persons(
@@ -120,6 +123,51 @@ def itc_loss(
     matches = _match_persons(image_embeds, text_embeds, person_ids, text_person_ids)
     image_to_text = _cross_entropy(_log_projections(image_embeds, text_embeds), matches)
     return image_to_text + _cross_entropy(_log_projections(text_embeds, image_embeds), matches.T)
+
+
+def product_scores(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, temperature: float | torch.Tensor
+) -> torch.Tensor:
+    """Products of embeddings (I, D) and (T, D), which are not normalised, over a temperature: (I, T), float32."""
+    dtype = torch.promote_types(image_embeds.dtype, torch.float32)
+    with torch.autocast(image_embeds.device.type, enabled=False):  # the temperature multiplies rounding errors
+        return image_embeds.to(dtype) @ text_embeds.to(dtype).T / temperature
+
+
+def product_itc_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    matches: torch.Tensor,
+    temperature: float | torch.Tensor = 0.07,
+) -> torch.Tensor:
+    r"""Image-text contrastive loss of IVT's pre-training, in both directions.
+
+    With $p_{ij} = \mathrm{softmax}_j(v_i \cdot t_j / \tau)$ of embeddings that are not normalised, and
+    $q_{ij} = m_{ij} / \sum_j m_{ij}$: the cross-entropy $-\sum_j q_{ij} \log p_{ij}$ averaged over i, and over the two
+    directions.
+
+    Args:
+        image_embeds: (I, D), not normalised.
+        text_embeds: (T, D), not normalised.
+        matches: (I, T) bool, the $m_{ij}$: True where text j may describe image i.
+        temperature: the $\tau$ of the softmax, positive; it may be learned.
+
+    Returns:
+        Scalar tensor in float32, for float64 embeddings in float64, at least 0; (log T + log I) / 2 where all
+        embeddings are equal and everything has a match.
+
+    Raises:
+        ValueError: if a side is empty or the matches are of another shape.
+    """
+    shape = (len(image_embeds), len(text_embeds))
+    if 0 in shape or tuple(matches.shape) != shape:
+        raise ValueError(
+            f"{shape[0]} images and {shape[1]} texts came with matches of shape {tuple(matches.shape)}; expected at "
+            "least one of each, and images by texts"
+        )
+    scores = product_scores(image_embeds, text_embeds, temperature)
+    image_to_text = _cross_entropy(scores.log_softmax(dim=1), matches)
+    return (image_to_text + _cross_entropy(scores.T.log_softmax(dim=1), matches.T)) / 2
 
 
 def sdm_loss(

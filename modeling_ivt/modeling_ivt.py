@@ -13,6 +13,7 @@ K tokens kept, D width, H heads. Patch grids are (rows, columns) = (height, widt
 column is the patch at (row, column).
 """
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,14 +157,18 @@ class IVTImageEmbeddings(nn.Module):
         self.type_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
 
     @torch.no_grad()
-    def resize(self, height: int, width: int) -> None:
-        """Make images of `height` x `width` pixels the ones that position and type embeddings are made for."""
-        old_grid, new_grid = self.config.patch_grid, self.config.patch_grid_for(height, width)
+    def resize(self, height: int, width: int, patch_stride: int) -> None:
+        """Make `height` x `width` pixels and the stride those that position and type embeddings are made for."""
+        old_grid, config = self.config.patch_grid, copy.copy(self.config)
+        config.image_size, config.patch_stride = (height, width), patch_stride
+        config.validate_architecture()
+        new_grid = config.patch_grid
         for name in ("position_embeddings", "type_embeddings"):
             old = getattr(self, name)
             new = nn.Parameter(resize_grid(old, old_grid, new_grid), requires_grad=old.requires_grad)
             setattr(self, name, new)
-        self.config.image_size = (height, width)
+        self.config.image_size, self.config.patch_stride = (height, width), patch_stride
+        self.patch_embeddings.stride = (patch_stride, patch_stride)
 
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         """(B, C, height, width) to (B, N, D)."""
@@ -385,13 +390,23 @@ class IVTModel(IVTPreTrainedModel):
     no projection. In training a random share of the tokens is hidden (`bmm_ratio`), never [CLS].
     """
 
+    # A class registers for one Auto class; config.json names those for all that read its checkpoints.
+    _auto_classes = {
+        "AutoConfig": "configuration_ivt.IVTConfig",
+        "AutoModel": "modeling_ivt.IVTModel",
+        "AutoModelForZeroShotImageClassification": "modeling_ivt.IVTModel",
+    }
+
     def __init__(self, config: IVTConfig):
         super().__init__(config)
+        self._add_modules(config)
+        self.post_init()
+
+    def _add_modules(self, config: IVTConfig) -> None:
         self.image_embeddings = IVTImageEmbeddings(config)
         self.text_embeddings = IVTTextEmbeddings(config)
         self.layers = nn.ModuleList([IVTBlock(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = shared(config, partial(nn.LayerNorm, config.hidden_size, eps=config.layer_norm_eps))
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings."""
@@ -427,23 +442,23 @@ class IVTModel(IVTPreTrainedModel):
         self.text_embeddings.position_embeddings = new
         self.config.max_position_embeddings = new_num_position_embeddings
 
-    def resize_image_embeddings(self, height: int, width: int) -> None:
+    def resize_image_embeddings(self, height: int, width: int, patch_stride: int | None = None) -> None:
         """Change the size of the images the model is made for, position and type embeddings resized bilinearly.
 
         Args:
             height: in pixels.
             width: in pixels; the image processor's `size` has to follow.
+            patch_stride: distance of two patches in pixels; None leaves it as it is.
 
         Raises:
-            ValueError: if such an image is smaller than one patch.
+            ValueError: if such an image is smaller than one patch, or the stride is not from 1 to `patch_size`.
         """
-        self.image_embeddings.resize(height, width)
+        stride = self.config.patch_stride if patch_stride is None else patch_stride
+        self.image_embeddings.resize(height, width, stride)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and code files as [`PreTrainedModel.save_pretrained`] does, arguments included."""
-        # A class registers for one Auto class; the zero-shot pipeline asks config.json for another one as well.
-        entry = {"AutoModelForZeroShotImageClassification": "modeling_ivt.IVTModel"}
-        self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **entry}
+        self.config.auto_map = dict(self._auto_classes)  # anew: code of other classes is not copied
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def _sample_keep_positions(self, batch_size: int, num_tokens: int, device: torch.device) -> torch.Tensor | None:

@@ -1,8 +1,12 @@
 """The authors' checkpoints as an IVT model: no pickled code is run, and every key is accounted for.
 
-The files are those of Shu et al., arXiv 2208.08608; their key names are facts, no code of the authors is here.
+The files are those of Shu et al., arXiv 2208.08608; their key names are facts, no code of the authors is here. A file
+of their pre-training has a fusion encoder and heads too, which are left out, and may have been trained with another
+grid of patches, which is resized.
 """
 
+import math
+import os
 import pickle
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +16,7 @@ from typing import Any
 import torch
 
 from .configuration_ivt import IVTConfig
-from .modeling_ivt import IVTModel
+from .modeling_ivt import IVTModel, resize_grid
 
 # Our parameter names (regular expressions) -> the authors' key names.
 KEY_NAMES = (
@@ -35,10 +39,14 @@ KEY_NAMES = (
 # Keys that matter for training only (regular expressions), and what they are.
 NOT_NEEDED = (
     (r"temp", "temperature of a training loss"),
-    (r"classifier_img\..+", "identity classifier of the training"),
-    (r"bottleneck_img\..+", "batch normalisation before that classifier"),
+    (r"classifier\w*\..+", "classifier of the training"),
+    (r"bottleneck\w*\..+", "batch normalisation before a classifier"),
+    (r"encoder_fusion\..+", "fusion encoder of the pre-training"),
+    (r"itm\w*\..+", "image-text matching of the pre-training"),
     (r"encoder_vl\.embeddings\.position_ids", "only the numbers 0, 1, 2, …"),
 )
+
+MOST_NAMED = 8  # keys of one reason; of more, their beginning is named
 
 
 class _Placeholder:
@@ -178,6 +186,54 @@ def read_sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
     }
 
 
+def name_unused(unused: list[tuple[str, str]]) -> list[str]:
+    """A line on each key that is not used, one for all where many have the same reason."""
+    reasons = {reason: [key for key, its in unused if its == reason] for _, reason in unused}
+    lines = []
+    for reason, keys in reasons.items():
+        if len(keys) <= MOST_NAMED:
+            lines += [f"not used: {key} ({reason})" for key in keys]
+        else:
+            lines.append(f"not used: {os.path.commonprefix(keys)}* ({reason}), {len(keys)} tensors")
+    return lines
+
+
+def find_grid(config: IVTConfig, num_patches: int) -> tuple[int, int]:
+    """(rows, columns) of the patches of a file, which does not tell them.
+
+    Its images are taken to be of the model's size with any stride, or square.
+
+    Raises:
+        ValueError: if no grid has so many patches, or several have.
+    """
+    (height, width), size = config.image_size, config.patch_size
+    grids = {((height - size) // stride + 1, (width - size) // stride + 1) for stride in range(1, size + 1)}
+    side = math.isqrt(num_patches)
+    grids.add((side, side))
+    fitting = sorted(grid for grid in grids if grid[0] * grid[1] == num_patches)
+    if len(fitting) != 1:
+        found = " and ".join(f"{rows} x {columns}" for rows, columns in fitting) or "none"
+        raise ValueError(
+            f"the checkpoint has {num_patches} patch positions; of the grids of images of {height} x {width} pixels "
+            f"with any stride, and of square ones, that many have: {found}. Pass the --image_size and --patch_stride "
+            "it was trained with"
+        )
+    return fitting[0]
+
+
+def fit_grid(tensors: dict[str, torch.Tensor], config: IVTConfig) -> str | None:
+    """Resize the grid of position and type embeddings to the model's; a line on it, None if it was that already."""
+    grid = config.patch_grid
+    num_patches = tensors["encoder_vl.pos_embed"].shape[1] - 1
+    if num_patches == grid[0] * grid[1]:
+        return None
+    old_grid = find_grid(config, num_patches)
+    for key in ("encoder_vl.pos_embed", "encoder_vl.type_embed"):
+        if tensors[key].shape[1] - 1 == num_patches:  # another one is named with the shapes that do not fit
+            tensors[key] = resize_grid(tensors[key], old_grid, grid)
+    return "positions and types {} x {} resized to {} x {}".format(*old_grid, *grid)
+
+
 def check_grid(config: IVTConfig, num_positions: int) -> None:
     """Raise ValueError if image size and stride do not give the number of position embeddings in the file."""
     rows, columns = config.patch_grid
@@ -233,7 +289,7 @@ def load_official(
     if beside:
         lines.append(f"not used, beside the weights: {', '.join(beside)}")
     sizes, unused = account_for_keys(tensors)
-    lines += [f"not used: {key} ({reason})" for key, reason in unused]
+    lines += name_unused(unused)
     sizes |= read_sizes(tensors)
     for name in sizes.keys() & fields.keys():
         if fields[name] != sizes[name]:
@@ -247,6 +303,9 @@ def load_official(
         num_attention_heads=num_attention_heads,
         **(fields | sizes),
     )
+    # of fine-tuning, a wrong grid is a mistake about what to search with; pre-training is only begun with
+    if any(key.startswith("encoder_fusion.") for key in tensors):
+        lines += [line for line in (fit_grid(tensors, config),) if line]
     check_grid(config, tensors["encoder_vl.pos_embed"].shape[1])
     model = _fill(tensors, config)
     rows, columns = config.patch_grid

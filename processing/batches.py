@@ -100,7 +100,8 @@ class AugmentedPairs(TorchDataset):
 
         Returns:
             `views` (V, 3, H, W) in pixel values, `texts` T strings in random order of the levels, `person_id`,
-            `image_id`. The views are alike in distribution, so the random order pairs views and levels at random.
+            `image_id`, and a `seed` for what is random about the tokens (`masking.py`). The views are alike in
+            distribution, so the random order pairs views and levels at random.
 
         Raises:
             ValueError: for a key without an epoch, which would repeat one augmentation for ever, and for an image that
@@ -122,6 +123,7 @@ class AugmentedPairs(TorchDataset):
             "texts": texts,
             "person_id": row["person_id"],
             "image_id": row["image_id"],
+            "seed": int(rng.integers(2**63)),
         }
 
 

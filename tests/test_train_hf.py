@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoModel, AutoProcessor, AutoTokenizer
+from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, AutoTokenizer
 
 import train_hf
 from ivt.corpora.sharded import SHARD_FEATURES, ShardedRows, write_shards
@@ -303,6 +303,84 @@ def test_time_limited_run_that_was_broken_off_has_the_time_that_was_left(tmp_pat
     assert metrics_of(broken) == metrics_of(whole)
     for name, tensor in weights(whole / "final").items():
         assert torch.equal(tensor, weights(broken / "final")[name]), name
+
+
+# ---- pre-training
+
+PRETRAIN = {"stage": "pretrain", "levels": ["sentence"], "cmpm_weight": 0.0}
+PRETRAIN |= dict.fromkeys(("itc_weight", "itm_weight", "mlm_weight"), 1.0)
+FUSION = {"num_fusion_layers": 1, "itc_temperature": 1.0}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    """A run of pre-training on streamed pictures that have no identities, with dropout."""
+    shards, output_dir = (tmp_path_factory.mktemp("pretrained") / name for name in ("shards", "run"))
+    for split in ("train", "val", "test"):
+        rows = load_tiny(str(tmp_path_factory.getbasetemp() / "corpus"), split).remove_columns("person_id")
+        write_shards(rows, shards, split, rows_per_shard=6)
+    corpus = {"corpus": "shards", "streaming": True, "stream_buffer": 8}
+    options = {"corpus_root": str(shards)}
+    return run(output_dir, model_fields=FUSION, options=options, **PRETRAIN, **corpus, test_at_end=True)
+
+
+def test_pretraining_leaves_what_a_fine_tuning_leaves_and_logs_its_losses_one_by_one(pretrained):
+    whole = AutoModelForPreTraining.from_pretrained(pretrained / "best")
+    assert whole.fusion_layers[0].cross_attention.query.weight.any()
+    records = metrics_of(pretrained)
+    lines = [record for record in records if "loss" in record]
+    assert len(lines) == 7
+    for line in lines:
+        assert list(line["losses"]) == ["itc", "itm", "mlm"]
+        assert sum(line["losses"].values()) == pytest.approx(line["loss"], rel=1e-5)
+    record = json.loads((pretrained / "run.json").read_text())
+    assert record["finished"] and record["recipe"]["stage"] == "pretrain"
+    assert record["corpus"]["sizes"]["train"] == {"people": 12, "images": 12, "captions": 24}
+    assert record["results"]["test"]["final"]["text_to_image"]["num_queries"] == 16
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_fine_tuning_begins_with_the_encoder_of_a_pretraining(pretrained, tmp_path):
+    run(tmp_path / "run", max_steps=1, learning_rate=0.0, init=str(pretrained / "final"), weight_decay=0.0)
+    begun, before = (load_file(folder / "final/model.safetensors") for folder in (tmp_path / "run", pretrained))
+    assert begun.keys() < before.keys() and all(torch.equal(tensor, before[name]) for name, tensor in begun.items())
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ema_decay": 0.9, "num_workers": 1},
+        {"gradient_accumulation_steps": 2, "max_steps": 5, "gradient_checkpointing": True, "optimizer": "sgd"},
+    ],
+)
+def test_resumed_pretraining_ends_with_the_same_weights_and_losses(tmp_path, monkeypatch, settings):
+    settings = PRETRAIN | {"model_fields": FUSION} | settings
+    whole = run(tmp_path / "whole", **settings)
+    backward, calls = train_hf.backward, []
+
+    def break_off_in_step_6(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return backward(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_hf, "backward", break_off_in_step_6)
+        run(tmp_path / "broken", **settings)
+    broken = run(tmp_path / "broken", resume=True, **settings)
+    found, expected = (load_file(folder / "final/model.safetensors") for folder in (broken, whole))
+    assert "mlm_head.dense.weight" in expected
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    lines = [[(r["step"], r["losses"]) for r in metrics_of(folder) if "loss" in r] for folder in (broken, whole)]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.usefixtures("tiny_corpus")
+def test_dry_run_of_a_pretraining_tells_its_cost(tmp_path, capsys):
+    run(tmp_path / "run", model_fields=FUSION, options={"dry_run": True}, **PRETRAIN)
+    assert re.search(r"step: [\d.]+ GFLOP per process", capsys.readouterr().out)
+    assert not (tmp_path / "run").exists()
 
 
 # ---- batches: what of a recipe reaches pictures, texts and their order
@@ -879,11 +957,14 @@ def test_epoch_has_a_line(tmp_path, capsys):
 def test_tensorboard_has_the_figures_of_the_metrics_file(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    output_dir = run(tmp_path / "run", max_steps=3, options={"report_to": "tensorboard"})
+    output_dir = run(tmp_path / "run", max_steps=3, itc_weight=0.5, options={"report_to": "tensorboard"})
     events = EventAccumulator(str(output_dir / "tensorboard/ivt")).Reload()
     losses = [record["loss"] for record in metrics_of(output_dir) if "loss" in record]
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses)
+    for name in ("cmpm", "itc"):
+        values = [record["losses"][name] for record in metrics_of(output_dir) if "loss" in record]
+        assert [event.value for event in events.Scalars(f"train/loss/{name}")] == pytest.approx(values)
     recall = metrics_of(output_dir)[-1]["validation"]["text_to_image"]["R@1"]
     assert [event.value for event in events.Scalars("validation/text_to_image/R1")] == pytest.approx([recall])
 
@@ -915,7 +996,7 @@ def test_model_and_tokenizer_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="tokens, the model knows 50"):
         run(tmp_path / "run", init=str(tmp_path / "small"))
     with pytest.raises(ValueError, match="weights of its model or has them in other shapes"):
-        run(tmp_path / "run", init=str(tmp_path / "small"), model_fields={"image_size": [64, 32]})
+        run(tmp_path / "run", init=str(tmp_path / "small"), model_fields={"intermediate_size": 96})
     with pytest.raises(ValueError, match="max_text_tokens is 200, the model holds 96"):
         run(tmp_path / "run", max_text_tokens=200)
     with pytest.raises(ValueError, match="tokenizer 'no/where' is no folder"):

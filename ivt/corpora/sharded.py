@@ -3,7 +3,8 @@
     FOLDER/[data/]train-00000-of-00008.parquet, …     as `ivt corpus push` and `load_dataset` know them
     FOLDER/[data/]train-00000-of-00008.tar, …         WebDataset: KEY.jpg or .png, and KEY.json with the other columns
 
-Columns are those of `FEATURES` and, where it was worked out already, `levels` (see `processing/levels.py`).
+Columns are those of `FEATURES` and, where it was worked out already, `levels` (see `processing/levels.py`). Without
+`person_id`, each picture is a person of its own: pairs for pre-training need no identities.
 `ivt corpus shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
 written beside the shards once (`train.index.npz`), and anew when they change.
 """
@@ -40,6 +41,7 @@ SHARD_FEATURES = Features(
 )
 ROWS_PER_GROUP = 64  # of a parquet file: what is read at once to get at one row
 CACHE_BYTES = 128 * 2**20  # of row groups, in each process that reads
+NEEDED = FEATURES.keys() - {"person_id"}
 INDEX_VERSION = 1
 PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}  # names of files in a tar end so
 
@@ -73,8 +75,8 @@ def find_shards(root: str | os.PathLike[str] | None, split: str) -> list[Path]:
     return list(found)
 
 
-def index_parquet(path: Path) -> tuple[list[int], list[list[str]], list[list[int]]]:
-    """Person ids and captions of a parquet shard; pictures are not read.
+def index_parquet(path: Path) -> tuple[list[int | None], list[list[str]], list[list[int]]]:
+    """Person ids, None where there are none, and captions of a parquet shard; pictures are not read.
 
     Raises:
         ValueError: if it is no parquet file, lacks a column, or its row groups are too large to read for one row.
@@ -84,7 +86,7 @@ def index_parquet(path: Path) -> tuple[list[int], list[list[str]], list[list[int
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no whole parquet file ({error}); write it anew") from error
     with file:
-        missing = set(FEATURES) - set(file.schema_arrow.names)
+        missing = NEEDED - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"{path} has no column {first_few(sorted(missing))}, only {file.schema_arrow.names}")
         largest = max((file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)), default=0)
@@ -93,11 +95,13 @@ def index_parquet(path: Path) -> tuple[list[int], list[list[str]], list[list[int
                 f"{path} has a row group of {largest / 2**20:.0f} MB, which would be read for every row; write the "
                 f"shards with ivt corpus shard, which makes groups of {ROWS_PER_GROUP} rows"
             )
-        table = file.read(columns=["person_id", "captions"])
-    return table["person_id"].to_pylist(), table["captions"].to_pylist(), []
+        table = file.read(columns=["person_id", "captions"])  # leaves out what is not there
+    captions = table["captions"].to_pylist()
+    named = "person_id" in table.column_names
+    return table["person_id"].to_pylist() if named else [None] * len(captions), captions, []
 
 
-def index_tar(path: Path) -> tuple[list[int], list[list[str]], list[list[int]]]:
+def index_tar(path: Path) -> tuple[list[int | None], list[list[str]], list[list[int]]]:
     """Person ids, captions, and where pictures and annotations lie in a WebDataset shard: offset and size of each.
 
     Raises:
@@ -122,9 +126,9 @@ def index_tar(path: Path) -> tuple[list[int], list[list[str]], list[list[int]]]:
                 raise ValueError(f"sample {key!r} of {path} has only {list(parts)}, expected a picture and a json")
             file.seek(parts["json"][0])
             row = json.loads(file.read(parts["json"][1]))
-            if missing := set(FEATURES) - {"image"} - row.keys():
+            if missing := NEEDED - {"image"} - row.keys():
                 raise ValueError(f"sample {key!r} of {path} has no {first_few(sorted(missing))}, only {list(row)}")
-            person_ids.append(row["person_id"])
+            person_ids.append(row.get("person_id"))
             captions.append(row["captions"])
             places.append([*parts["image"], *parts["json"]])
     return person_ids, captions, places
@@ -138,7 +142,7 @@ def build_index(shards: list[Path]) -> dict[str, np.ndarray]:
         every caption in `caption_lengths`.
 
     Raises:
-        ValueError: for a shard that cannot be read, and for empty captions.
+        ValueError: for a shard that cannot be read, for empty captions, and if only some of the rows name a person.
     """
     rows, person_ids, num_captions, lengths, places = [], [], [], [], []
     for path in tqdm(shards, desc="Indexing shards", unit="shard", disable=len(shards) < 8):
@@ -151,9 +155,15 @@ def build_index(shards: list[Path]) -> dict[str, np.ndarray]:
         num_captions += map(len, captions)
         lengths += of_captions
         places += of_places
+    unnamed = person_ids.count(None)
+    if 0 < unnamed < len(person_ids):
+        raise ValueError(
+            f"{unnamed} of {len(person_ids)} rows of the shards in {shards[0].parent} have no person_id; give all of "
+            "them one, or none"
+        )
     return {
         "rows": np.array(rows, np.int64),
-        "person_ids": np.array(person_ids, np.int64),
+        "person_ids": np.array(range(len(person_ids)) if unnamed else person_ids, np.int64),
         "num_captions": np.array(num_captions, np.int32),
         "caption_lengths": np.array(lengths, np.uint16),
         "places": np.array(places, np.int64).reshape(-1, 4),
@@ -240,10 +250,9 @@ class ShardedRows:
         if isinstance(index, str) or not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         shard = int(np.searchsorted(self.row_ends, index, side="right"))
-        if len(self.places):
-            return self._read_tar(shard, index)
         first = self.row_ends[shard - 1] if shard else 0
-        return self._read_parquet(shard, int(index - first))
+        row = self._read_tar(shard, index) if len(self.places) else self._read_parquet(shard, int(index - first))
+        return row | {"person_id": int(self.person_ids[index])}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))

@@ -6,7 +6,8 @@
 
 An authors' file (Shu et al. 2022, arXiv 2208.08608) is a pickle, in torch's old or new format: only tensors and plain
 containers are read from it, its code is never run. Every parameter of the network must be found and every key of the
-file used or known not to matter, or nothing is written.
+file used or known not to matter, or nothing is written. A file of their pre-training gives its encoder; its fusion
+encoder and heads are left out.
 """
 
 from collections.abc import Sequence

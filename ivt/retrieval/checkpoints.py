@@ -10,18 +10,19 @@ from .encoders import check_methods, load_config
 from .exported import ExportedIVTModel, is_exported
 
 
-def load_checkpoint(checkpoint: str, **kwargs: Any) -> PreTrainedModel:
+def load_checkpoint(checkpoint: str, auto_class: Any = AutoModel, **kwargs: Any) -> PreTrainedModel:
     """Load a model whose every weight comes from the checkpoint; transformers would draw missing ones at random.
 
     Args:
         checkpoint: folder or Hub name.
-        **kwargs: passed to `AutoModel.from_pretrained`: `dtype`, `revision`, fields of the configuration.
+        auto_class: `AutoModel`, or `AutoModelForPreTraining` for the heads too.
+        **kwargs: passed to its `from_pretrained`: `dtype`, `revision`, fields of the configuration.
 
     Raises:
         ValueError: if the file is damaged, or weights are missing, of another shape or not finite.
     """
     try:  # mismatched sizes are not ignored but named below, beside what is missing
-        model, info = AutoModel.from_pretrained(
+        model, info = auto_class.from_pretrained(
             checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     except SafetensorError as error:

@@ -84,6 +84,8 @@ def save_model(
         unwrapped = accelerator.unwrap_model(objective)
         prefix = "model." if unwrapped.average is None else "average."
         weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        for tied in unwrapped.evaluated_model.all_tied_weights_keys:  # FSDP gathers them twice
+            del weights[tied]
         with saving(folder, folder.parent, new):
             unwrapped.evaluated_model.save_pretrained(new, state_dict=weights)
             processor.save_pretrained(new)

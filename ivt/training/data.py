@@ -14,6 +14,7 @@ from processing import IVTImageProcessor, IVTProcessor
 from processing.batches import PairCollator, StreamedPairs, TrainingPairs
 from processing.caption_augmentation import CaptionAugmentation
 from processing.levels import add_levels
+from processing.masking import MaskedPairCollator
 from processing.samplers import BalancedSampler, PairSampler, ShardSampler
 from processing.views import TrainingViews
 
@@ -76,6 +77,7 @@ def build_loader(
     rows: Dataset | ShardedRows, processor: IVTProcessor, recipe: Recipe, num_processes: int
 ) -> DataLoader:
     """Training batches, in an order that depends on seed and epoch alone."""
+    collator = MaskedPairCollator if recipe.stage == "pretrain" else PairCollator
     augmentation = {
         "levels": recipe.levels,
         "views": build_views(recipe, processor.image_processor),
@@ -106,7 +108,7 @@ def build_loader(
         pairs,
         recipe.batch_size,
         sampler=sampler,
-        collate_fn=PairCollator(processor),
+        collate_fn=collator(processor),
         num_workers=recipe.num_workers,
         drop_last=True,
         pin_memory=torch.cuda.is_available(),

@@ -8,24 +8,26 @@
 
 The last two are the paper's kind of start (Shu et al., arXiv 2208.08608): patch, position and [CLS] embeddings,
 attention, norms and the image feed-forward are the ViT's; the text embeddings and the text feed-forward
-(`intermediate` and `output`) are BERT's; the image type embedding, which neither has, is drawn. Each is a name on the
+(`intermediate` and `output`) are BERT's; the image type embedding, which neither has, is drawn. In stage `pretrain`
+the fusion encoder begins with BERT's last blocks; its cross-attention and ITM's head are drawn. Each is a name on the
 Hub, a folder or a file, see `sources.py`. Every weight of the model and every tensor of the files is accounted for, or
 it is an error.
 """
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 from ivt.choices import RECIPES
 from ivt.retrieval.checkpoints import load_checkpoint
-from modeling_ivt import IVTConfig, IVTModel
+from modeling_ivt import IVTConfig, IVTForPreTraining, IVTModel
 from modeling_ivt.modeling_ivt import MODALITIES, resize_grid
 from modeling_ivt.official import load_official
 from processing import IVTImageProcessor, IVTProcessor
@@ -34,7 +36,9 @@ from processing.end_token import without_end_token
 from .recipe import Recipe
 from .sources import Source, read_bert, read_vit
 
-DRAWN = "image_embeddings.type_embeddings"  # neither ViT nor BERT has it
+# what neither ViT nor BERT has (regular expression)
+DRAWN = r"image_embeddings\.type_embeddings|fusion_layers\.\d+\.cross_attention\..+|itm_head\..+|log_temperature"
+TIED = "mlm_head.decoder.weight"  # the word embeddings
 GEOMETRY = ("image_size", "patch_stride", "num_attention_heads")  # what the authors' files do not tell
 
 
@@ -67,6 +71,26 @@ def check_sizes(source: Source, config: IVTConfig) -> None:
 def attention_heads(vit: Source) -> int | None:
     """Attention heads of a ViT, None where its configuration does not say."""
     return vit.config.get("num_attention_heads", (vit.config.get("model_args") or {}).get("num_heads"))
+
+
+def check_fusion(bert: Source, config: IVTConfig) -> None:
+    """Compare the fusion encoder with the BERT that it begins with, and note what it takes.
+
+    Raises:
+        ValueError: naming the field of the configuration, both values and what to do.
+    """
+    layers, heads = config.num_fusion_layers, bert.config.get("num_attention_heads", config.num_fusion_heads)
+    if layers > bert.depth:
+        raise ValueError(
+            f"num_fusion_layers is {layers}, {bert} has {bert.depth} blocks; pass --model.num_fusion_layers "
+            f"{bert.depth} or less"
+        )
+    if heads != config.num_fusion_heads:
+        raise ValueError(
+            f"the fusion encoder has {config.num_fusion_heads} attention heads, {bert} {heads}; pass "
+            f"--model.fusion_attention_heads {heads}"
+        )
+    bert.notes.append(f"the last {layers} for the fusion encoder")
 
 
 def note_sizes(source: Source, config: IVTConfig) -> None:
@@ -118,16 +142,34 @@ def fit_text_positions(source: Source, config: IVTConfig) -> None:
 
 def source_of(parameter: str, vit: Source, bert: Source) -> Source:
     """Where a parameter comes from."""
-    return bert if parameter.startswith("text_embeddings.") or ".feed_forward.text." in parameter else vit
+    of_bert = parameter.startswith(("text_embeddings.", "fusion_layers.", "mlm_head."))
+    return bert if of_bert or ".feed_forward.text." in parameter else vit
 
 
-def assemble(vit: Source, bert: Source, config: IVTConfig) -> tuple[IVTModel, list[str]]:
+def take_from(source: Source, parameter: str, config: IVTConfig) -> torch.Tensor | None:
+    """The tensor for a parameter; the fusion encoder's blocks are the last ones of a BERT."""
+    shift = source.depth - config.num_fusion_layers
+    moved = re.sub(r"^(fusion_layers)\.(\d+)", lambda match: f"{match[1]}.{int(match[2]) + shift}", parameter)
+    return source.take(moved)
+
+
+def name_groups(parameters: Iterable[str]) -> str:
+    """Names of parameters in short, a group for all weights and biases of a module and for all blocks."""
+    groups = {re.sub(r"\.\d+\.", ".*.", name).removesuffix(".weight").removesuffix(".bias") for name in parameters}
+    modules = {re.sub(r"(cross_attention|itm_head|mlm_head)\..+", r"\1", group) for group in groups}
+    return ", ".join(sorted(modules))
+
+
+def assemble(
+    vit: Source, bert: Source, config: IVTConfig, model_class: type[IVTModel] = IVTModel
+) -> tuple[IVTModel, list[str]]:
     """An IVT model whose weights are those of a ViT and a BERT.
 
     Args:
         vit: from `read_vit`.
         bert: from `read_bert`.
         config: of the model; its width, activation, patches and heads must be those of the sources.
+        model_class: `IVTForPreTraining` has a fusion encoder too.
 
     Returns:
         The model in float32, and a line on each source and on what was drawn.
@@ -140,13 +182,17 @@ def assemble(vit: Source, bert: Source, config: IVTConfig) -> tuple[IVTModel, li
         note_sizes(source, config)
     fit_image_positions(vit, config)
     fit_text_positions(bert, config)
-    model = IVTModel(config)
+    if model_class is IVTForPreTraining:
+        check_fusion(bert, config)
+    model = model_class(config)
     state, problems = model.state_dict(), []
-    for name, drawn in state.items():
-        if name == DRAWN:
-            continue
-        source = source_of(name, vit, bert)
-        taken = source.take(name)
+    state.pop(TIED, None)
+    has_head = "cls.predictions.bias" in bert.tensors
+    drawn_names = [name for name in state if re.fullmatch(DRAWN, name)]
+    drawn_names += [name for name in state if name.startswith("mlm_head.") and not has_head]
+    for name in [name for name in state if name not in drawn_names]:
+        source, drawn = source_of(name, vit, bert), state[name]
+        taken = take_from(source, name, config)
         if taken is None:
             problems.append(f"{source} has no {' '.join(source.keys_of(name))} for {name}")
         elif taken.shape != drawn.shape:
@@ -159,14 +205,15 @@ def assemble(vit: Source, bert: Source, config: IVTConfig) -> tuple[IVTModel, li
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise ValueError("these weights do not make an IVT model: " + "; ".join(problems[:5]) + more)
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)  # all but the tied weight, which is another's
     lines = [source.report(config.num_hidden_layers) for source in (vit, bert)]
-    return model, [*lines, f"drawn: {DRAWN}; all {len(state)} weights of the model are accounted for"]
+    drawn_line = f"drawn: {name_groups(drawn_names)}; all {len(state)} weights of the model are accounted for"
+    return model, [*lines, drawn_line]
 
 
-def new_model(config: IVTConfig, embedding_length: float | None) -> IVTModel:
+def new_model(config: IVTConfig, embedding_length: float | None, model_class: type[IVTModel] = IVTModel) -> IVTModel:
     """A model of random weights, whose embeddings have a certain length at first."""
-    model = IVTModel(config)
+    model = model_class(config)
     if embedding_length:  # what leaves a LayerNorm has length weight * sqrt(width)
         for name, parameter in model.layernorm.named_parameters():
             if name.endswith("weight"):
@@ -174,8 +221,20 @@ def new_model(config: IVTConfig, embedding_length: float | None) -> IVTModel:
     return model
 
 
-def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
+def with_heads(model: IVTModel) -> tuple[IVTForPreTraining, list[str]]:
+    """The model of pre-training around an encoder, its fusion encoder and heads drawn, and a line that says so."""
+    whole = IVTForPreTraining(model.config)
+    missing = whole.load_state_dict(model.state_dict(), strict=False).missing_keys
+    return whole, [f"drawn: {name_groups(missing)}; the encoder is the checkpoint's"]
+
+
+def continued_model(checkpoint: str, model_fields: dict[str, Any], auto_class: Any = AutoModel) -> IVTModel:
     """The model of an IVT checkpoint in float32, with some fields of its configuration changed.
+
+    Args:
+        checkpoint: folder or name on the Hub.
+        model_fields: fields of `IVTConfig`.
+        auto_class: `AutoModelForPreTraining` loads a fusion encoder and heads too, where the checkpoint has them.
 
     Raises:
         ValueError: if there is no such checkpoint, it is of another kind, or its weights do not fit the fields.
@@ -198,7 +257,10 @@ def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
         if value != getattr(config, name)
     ]
     try:
-        return cast(IVTModel, load_checkpoint(checkpoint, dtype=torch.float32, **model_fields))  # by its model_type
+        if IVTForPreTraining.__name__ not in (config.architectures or ()):
+            auto_class = AutoModel
+        model = load_checkpoint(checkpoint, auto_class, dtype=torch.float32, **model_fields)
+        return cast(IVTModel, model)  # by its model_type
     except ValueError as error:
         if not changed:
             raise
@@ -206,6 +268,17 @@ def continued_model(checkpoint: str, model_fields: dict[str, Any]) -> IVTModel:
             f"init is {checkpoint!r}, of which the recipe changes {', '.join(changed)}; leave out what its weights do "
             f"not fit: {error}"
         ) from error
+
+
+def fit_grid(model: IVTModel, model_fields: dict[str, Any]) -> list[str]:
+    """Resize the image positions of a checkpoint to a recipe's image size and stride; a line if anything changed."""
+    before = model.config.patch_grid
+    height, width = model_fields.get("image_size", model.config.image_size)
+    stride = model_fields.get("patch_stride", model.config.patch_stride)
+    if (height, width, stride) == (*model.config.image_size, model.config.patch_stride):
+        return []
+    model.resize_image_embeddings(height, width, stride)
+    return ["positions and types {} x {} resized to {} x {}".format(*before, *model.config.patch_grid)]
 
 
 def official_model(file: str, model_fields: dict[str, Any]) -> tuple[IVTModel, list[str]]:
@@ -249,22 +322,31 @@ def initial_model(
     Raises:
         ValueError: if there is no such source, or it does not fit.
     """
-    init = recipe.init
+    init, pretrains = recipe.init, recipe.stage == "pretrain"
+    model_class = IVTForPreTraining if pretrains else IVTModel
     if init in (None, "random"):
-        return new_model(IVTConfig(**(vocabulary | model_fields)), recipe.embedding_length), {}, []
+        return new_model(IVTConfig(**(vocabulary | model_fields)), recipe.embedding_length, model_class), {}, []
     if init.startswith("official="):
         model, lines = official_model(init.removeprefix("official="), model_fields)
-        return model, {}, lines
-    if init.startswith(("vit=", "bert=")):
+        normalisation = {}
+    elif init.startswith(("vit=", "bert=")):
         names = dict(part.split("=", 1) for part in re.split(r",(?=vit=|bert=)", init))
         if names.keys() != {"vit", "bert"} or not all(names.values()):
             raise ValueError(
                 f"init is {init!r}; expected vit=NAME,bert=NAME, each a name on the Hub, a folder or a file"
             )
         vit, bert = read_vit(names["vit"]), read_bert(names["bert"])
-        model, lines = assemble(vit, bert, IVTConfig(**(vocabulary | model_fields)))
-        return model, vit.normalisation, lines
-    return continued_model(init, model_fields), normalisation_of(init), []
+        model, lines = assemble(vit, bert, IVTConfig(**(vocabulary | model_fields)), model_class)
+        normalisation = vit.normalisation
+    else:
+        others = {name: value for name, value in model_fields.items() if name not in ("image_size", "patch_stride")}
+        model = continued_model(init, others, AutoModelForPreTraining if pretrains else AutoModel)
+        lines = fit_grid(model, model_fields)
+        normalisation = normalisation_of(init)
+    if pretrains and not isinstance(model, IVTForPreTraining):
+        model, drawn = with_heads(model)
+        lines = [*lines, *drawn]
+    return model, normalisation, lines
 
 
 def compile_blocks(model: IVTModel) -> None:

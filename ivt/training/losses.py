@@ -4,11 +4,10 @@ import torch
 from torch import nn
 
 from modeling_ivt import cmpm_loss, itc_loss, sdm_loss, tokenwise_loss
+from modeling_ivt.losses_ivt import LEAST_TEMPERATURE
 
 from .embeddings import Embeddings
 from .recipe import Recipe
-
-LEAST_TEMPERATURE = 0.01  # a learned temperature stays above, as in CLIP: sharper softmaxes make training unstable
 
 
 def weighted_losses(

@@ -22,7 +22,8 @@ class Objective(nn.Module):
     """Computes the loss of a batch.
 
     It holds the model and what training alone needs: the temperature and the classifier of losses that learn one, and
-    the average of the weights. Checkpoints keep the names of its parameters.
+    the average of the weights. Checkpoints keep the names of its parameters. `losses` are those of the last batch by
+    name, each times its weight.
 
     Args:
         model: the model to train.
@@ -36,6 +37,7 @@ class Objective(nn.Module):
     def __init__(self, model: IVTModel, recipe: Recipe, person_ids: Iterable[int] = ()):
         super().__init__()
         self.model, self.recipe = model, recipe
+        self.losses: dict[str, torch.Tensor] = {}
         self.register_parameter("log_temperature", None)
         self.register_buffer("persons", None, persistent=False)
         self.classifier = None
@@ -77,11 +79,22 @@ class Objective(nn.Module):
 
         Every embedding of every process is a negative for all others, or with `gather: none` only for its process's.
         """
-        if self.recipe.gather == "all" and torch.distributed.is_initialized():
+        if self.gathers:
             embeddings = embeddings.gather()
         with torch.autocast(embeddings.image_embeds.device.type, enabled=False):
-            losses = weighted_losses(embeddings, self.recipe, self.log_temperature, self.classifier, self.persons)
-            return torch.stack(list(losses.values())).sum()
+            return self.total(
+                weighted_losses(embeddings, self.recipe, self.log_temperature, self.classifier, self.persons)
+            )
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the embeddings of all processes are compared."""
+        return self.recipe.gather == "all" and torch.distributed.is_initialized()
+
+    def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The sum of some losses, which are kept one by one for the log."""
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum()
 
     def own_parameters(self) -> list[nn.Parameter]:
         """What is learnt beside the model's weights."""

@@ -33,7 +33,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         if not parameter.requires_grad:
             continue
         is_bias = name.endswith(".bias")
-        decays = name != "log_temperature" and (
+        decays = not name.endswith("log_temperature") and (
             recipe.optimizer == "sgd" or (parameter.ndim > 1 and "embeddings" not in name)
         )
         factor = recipe.layer_lr_decay ** layers_above(name, num_layers) * (recipe.bias_lr_factor if is_bias else 1.0)

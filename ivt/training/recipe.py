@@ -23,6 +23,7 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 512,
         "max_position_embeddings": 96,
+        "num_fusion_layers": 2,
         "initializer_range": 0.06,  # 0.02 at width 768 scaled to 128; with less, embeddings hardly depend on the input
     },
     "ivt-small": {  # that of ViT-S/16 and of MiniLM-L12-H384
@@ -32,6 +33,7 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 12,
         "num_attention_heads": 6,
         "intermediate_size": 1536,
+        "fusion_attention_heads": 12,  # MiniLM's
     },
     "ivt-base": {  # the paper's, that of ViT-B/16 and of BERT-base
         "image_size": [384, 128],
@@ -43,7 +45,10 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
-LOSS_WEIGHTS = ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight")
+LOSS_WEIGHTS = {  # of each stage
+    "finetune": ("cmpm_weight", "itc_weight", "sdm_weight", "token_weight", "identity_weight"),
+    "pretrain": ("itc_weight", "itm_weight", "mlm_weight"),
+}
 
 
 @dataclass
@@ -73,6 +78,11 @@ class RunPaths:
 class Recipe:
     """How to train; what two runs must share to be comparable. The defaults are the paper's."""
 
+    stage: str = option(
+        "finetune",
+        "finetune, or pretrain: match pairs with a fusion encoder, before that",
+        choices=tuple(LOSS_WEIGHTS),
+    )
     corpus: str = option("synthetic", "cuhk-pedes, icfg-pedes, rstpreid, synthetic or shards", choices=CORPORA)
     num_people: int | None = option(None, "synthetic: people to draw for training", least=1)
     train_split: str = option("train", "train, or train+val: all identities", choices=("train", "train+val"))
@@ -112,6 +122,8 @@ class Recipe:
     drop_phrases: float = option(0.0, "probability that a piece of a caption is left out", least=0, most=1)
     cmpm_weight: float = option(1.0, "weight of the CMPM loss", least=0)
     itc_weight: float = option(0.0, "weight of the contrastive loss", least=0)
+    itm_weight: float = option(0.0, "pretrain: weight of image-text matching", least=0)
+    mlm_weight: float = option(0.0, "pretrain: weight of masked language modeling", least=0)
     sdm_weight: float = option(0.0, "weight of similarity distribution matching", least=0)
     sdm_temperature: float = option(0.02, "where its learned temperature begins", above=0)
     token_weight: float = option(0.0, "weight of the token-wise loss, words against patches", least=0)
@@ -177,14 +189,34 @@ class Recipe:
         check_limits(self)
         if self.streaming:
             self._check_streaming()
-        if not any(getattr(self, name) for name in LOSS_WEIGHTS):
-            raise ValueError(f"{', '.join(LOSS_WEIGHTS)} are all 0: there is no loss; give one of them a weight")
+        self._check_stage()
         self._check_reference()
         if self.pairs_per_person and (self.batch_size % self.pairs_per_person or self.group_by_length):
             raise ValueError(
                 f"pairs_per_person is {self.pairs_per_person}: it must divide batch_size ({self.batch_size}), and "
                 "group_by_length must be off, since the persons decide the order"
             )
+
+    def _check_stage(self) -> None:
+        own = LOSS_WEIGHTS[self.stage]
+        if not any(getattr(self, name) for name in own):
+            raise ValueError(f"{', '.join(own)} are all 0: there is no loss; give one of them a weight")
+        for name in dict.fromkeys(name for names in LOSS_WEIGHTS.values() for name in names):
+            if name not in own and getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but stage {self.stage} has only {', '.join(own)}; set it to 0"
+                )
+        if self.stage == "pretrain":
+            if self.levels != ["sentence"] or self.num_views != 1:
+                raise ValueError(
+                    f"levels are {self.levels} and num_views is {self.num_views}, stage pretrain takes pairs of one "
+                    "view and one whole caption; pass levels sentence and num_views 1"
+                )
+            if self.cached_chunk:
+                raise ValueError(
+                    "cached_chunk needs losses that are computed from embeddings alone; those of stage pretrain fuse "
+                    "words and patches of all pairs. Use gradient_checkpointing, or a smaller batch_size"
+                )
 
     def _check_reference(self) -> None:
         if self.schedule == "reference" and (self.max_steps or self.max_minutes):

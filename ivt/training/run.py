@@ -131,7 +131,8 @@ class Run:
 
     def count_batch(self, loss: torch.Tensor, image_ids: list[str]) -> None:
         """Count a batch that was trained on."""
-        self.watch.add(self.progress.step + 1, loss, image_ids)
+        losses = self.accelerator.unwrap_model(self.objective).losses
+        self.watch.add(self.progress.step + 1, loss, losses, image_ids)
         self.progress.batch += 1
 
     def end_step(self) -> None:
@@ -147,9 +148,9 @@ class Run:
         ends_epoch = progress.batch == len(self.loader)  # which is saved later, with its validation
         saves = bool(recipe.save_steps) and progress.step % recipe.save_steps == 0 and not ends_epoch
         if saves or ends_epoch or self.is_done or progress.step % recipe.log_steps == 0:
-            mean = self.watch.mean()  # collective, and before anything is saved
+            mean, means = self.watch.mean()  # collective, and before anything is saved
             if self.log:
-                self.log.write_step(progress, mean, rate, self.pairs_per_step)
+                self.log.write_step(progress, mean, means, rate, self.pairs_per_step)
         if saves and not self.is_done:
             self.check_weights()
             save_checkpoint(self.accelerator, self.output_dir, self.state, recipe.keep_checkpoints)

@@ -66,8 +66,10 @@ class RunLog:
         self.bar.total = max(step, round(step / done))
         self.bar.update(step - self.bar.n)
 
-    def write_step(self, progress: Progress, loss: float, learning_rate: float, pairs_per_step: int) -> None:
-        """Append a line on the training steps since the last one."""
+    def write_step(
+        self, progress: Progress, loss: float, losses: dict[str, float], learning_rate: float, pairs_per_step: int
+    ) -> None:
+        """Append a line on the training steps since the last one: the loss, and the parts it is the sum of."""
         rate = pairs_per_step * progress.step / progress.seconds
         self.bar.set_postfix(loss=f"{loss:.3f}", pairs_per_second=f"{rate:.0f}")
         self.write(
@@ -76,12 +78,12 @@ class RunLog:
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 1),
                 "loss": loss,
+                "losses": losses,
                 "learning_rate": learning_rate,
             }
         )
-        self.track(
-            {"train/loss": loss, "train/learning_rate": learning_rate, "train/pairs_per_second": rate}, progress.step
-        )
+        figures = {"train/loss": loss, "train/learning_rate": learning_rate, "train/pairs_per_second": rate}
+        self.track(figures | {f"train/loss/{name}": part for name, part in losses.items()}, progress.step)
 
     def write_epoch(self, progress: Progress, metrics: dict[str, Any] | None) -> None:
         """Print a line about an epoch that is over, and its validation if there was one, which also is recorded."""
@@ -135,8 +137,13 @@ class RunLog:
         loss_axes, recall_axes = figure.subplots(1, 2)
         losses = [r for r in self.records if "loss" in r]
         validations = [r for r in self.records if "validation" in r]
-        loss_axes.plot([r["step"] for r in losses], [r["loss"] for r in losses])
+        steps = [r["step"] for r in losses]
+        loss_axes.plot(steps, [r["loss"] for r in losses], label="loss")
+        names = losses[-1]["losses"]
+        for name in names if len(names) > 1 else ():
+            loss_axes.plot(steps, [r["losses"][name] for r in losses], label=name, linewidth=1)
         loss_axes.set(title="training", xlabel="optimiser step", ylabel="loss")
+        loss_axes.legend()
         minutes = [r["seconds"] / 60 for r in validations]
         for name in SHOWN:
             values = [r["validation"]["text_to_image"][name] for r in validations]

@@ -37,6 +37,16 @@ BERT_KEYS = (
     (r"^layers", "encoder.layer"),
     (r"\.feed_forward\.text\.fc1", ".intermediate.dense"),
     (r"\.feed_forward\.text\.fc2", ".output.dense"),
+    (r"^fusion_layers", "encoder.layer"),  # the number of a block is that of BERT already
+    (r"\.self_attention\.(query|key|value)", r".attention.self.\1"),
+    (r"\.self_attention\.output", ".attention.output.dense"),
+    (r"\.self_attention\.layernorm", ".attention.output.LayerNorm"),
+    (r"\.feed_forward\.fc1", ".intermediate.dense"),
+    (r"\.feed_forward\.fc2", ".output.dense"),
+    (r"^(encoder\.layer\.\d+)\.layernorm", r"\1.output.LayerNorm"),
+    (r"^mlm_head\.(dense)", r"cls.predictions.transform.\1"),
+    (r"^mlm_head\.layernorm", "cls.predictions.transform.LayerNorm"),
+    (r"^mlm_head\.decoder\.bias", "cls.predictions.bias"),
 )
 
 # Keys of the sources that no weight of IVT comes from (regular expressions), and why.

@@ -74,8 +74,14 @@ def own_part(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def stored(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors as safetensors takes them."""
-    return {name: own_part(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Tensors as safetensors takes them; tied ones, which share their memory, as one each."""
+    seen: set[int] = set()
+    taken = {}
+    for name, tensor in tensors.items():
+        part = own_part(tensor).detach().cpu().contiguous()
+        taken[name] = part.clone() if part.data_ptr() in seen else part
+        seen.add(part.data_ptr())
+    return taken
 
 
 def take_over(targets: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:

@@ -26,19 +26,22 @@ class LossWatch:
     def __init__(self, accelerator: Accelerator, output_dir: Path):
         self.accelerator, self.output_dir = accelerator, output_dir
         self.seen: list[tuple[int, torch.Tensor, list[str]]] = []
+        self.parts: list[dict[str, torch.Tensor]] = []
 
-    def add(self, step: int, loss: torch.Tensor, image_ids: list[str]) -> None:
+    def add(self, step: int, loss: torch.Tensor, parts: dict[str, torch.Tensor], image_ids: list[str]) -> None:
         """Keep a loss for later.
 
         Args:
             step: number of the optimiser step it belongs to, from 1.
             loss: scalar, the same in all processes.
+            parts: the losses it is the sum of, by name, of this process.
             image_ids: of the batch.
         """
         self.seen.append((step, loss, image_ids))
+        self.parts.append(parts)
 
-    def mean(self) -> float:
-        """Mean of the losses since the last call; all processes must call it.
+    def mean(self) -> tuple[float, dict[str, float]]:
+        """Mean of the losses since the last call, and of the parts of each; all processes must call it.
 
         Raises:
             FloatingPointError: if one is not finite.
@@ -48,7 +51,10 @@ class LossWatch:
             if not math.isfinite(loss):
                 images = " ".join(gather_object(image_ids))
                 self.stop(f"the loss is {loss} at step {step}; the images of this batch: {images}")
-        return sum(losses) / len(losses)
+        parts, self.parts = self.parts, []
+        means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+        means = self.accelerator.reduce(means, reduction="mean")
+        return sum(losses) / len(losses), {name: mean.item() for name, mean in means.items()}
 
     def check_weights(self, objective: nn.Module, step: int) -> None:
         """Raise a FloatingPointError if a weight is not finite: a loss may be, and its gradient not."""

@@ -72,6 +72,25 @@ def test_every_row_comes_back_once_as_it_was(tmp_path, rows, extension):
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
+def test_without_identities_each_picture_is_one(tmp_path, rows, extension):
+    write_shards(rows.remove_columns("person_id"), tmp_path, "train", extension, rows_per_shard=4)
+    sharded_rows = ShardedRows(tmp_path, "train")
+    assert sharded_rows["person_id"] == list(range(11)) == [row["person_id"] for row in sharded_rows]
+    assert load_corpus("shards", str(tmp_path), "train")["person_id"] == list(range(11))
+    assert sharded_rows.sizes()["people"] == 11
+
+
+def test_identities_of_some_pictures_alone_are_refused(tmp_path, rows):
+    write_shards(rows.select(range(4)), tmp_path, "train", rows_per_shard=4)
+    named = tmp_path / "train-00000-of-00001.parquet"
+    write_shards(rows.remove_columns("person_id"), tmp_path / "other", "train", rows_per_shard=20)
+    named.rename(tmp_path / "train-00000-of-00002.parquet")
+    (tmp_path / "other/train-00000-of-00001.parquet").rename(tmp_path / "train-00001-of-00002.parquet")
+    with pytest.raises(ValueError, match="11 of 15 rows .* have no person_id; give all of them one, or none"):
+        ShardedRows(tmp_path, "train")
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
 def test_pairs_are_the_captions_in_the_order_of_the_rows(tmp_path, rows, extension):
     write_shards(rows, tmp_path, "train", extension, rows_per_shard=4)
     sharded_rows = ShardedRows(tmp_path, "train")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, BertTokenizer
 from typer.testing import Result
 
@@ -327,6 +328,81 @@ def test_geometry_of_an_official_file_has_to_be_given(
     command = ["convert", tmp_path / "model", "--init", f"official={golden_checkpoint}", "--patch-stride", 12]
     with pytest.raises(ValueError, match="does not tell image_size, num_attention_heads; pass --image-size, --num-"):
         ivt(*command)
+    assert nothing_written(tmp_path)
+
+
+@pytest.fixture
+def pretrained(state: State) -> State:
+    """A file of the authors' pre-training: the encoder's keys of the golden one, and a fusion encoder and heads."""
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(("classifier", "bottleneck"))}
+    for layer in range(2):
+        for part in ("attention.self.query", "crossattention.self.key", "intermediate.dense", "output.dense"):
+            for kind in ("weight", "bias"):
+                state[f"encoder_fusion.bert.encoder.layer.{layer}.{part}.{kind}"] = torch.randn(3)
+    state |= {"encoder_fusion.cls.predictions.bias": torch.randn(211), "temp": torch.tensor(0.07)}
+    return state | {
+        "itm.weight": torch.randn(2, 64),
+        "itm.bias": torch.randn(2),
+        "classifier_txt.weight": torch.ones(1),
+    }
+
+
+def test_a_file_of_pretraining_gives_its_encoder_and_names_what_is_left_out(
+    convert: Convert,
+    pretrained: State,
+    converted: tuple[Path, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert convert({"state_dict": {f"module.{key}": tensor for key, tensor in pretrained.items()}}) == 0
+    printed = capsys.readouterr().out
+    assert "not used: encoder_fusion.* (fusion encoder of the pre-training), 17 tensors\n" in printed
+    for key in ("itm.weight", "itm.bias", "temp", "classifier_txt.weight"):
+        assert f"not used: {key} (" in printed
+    assert "used: 60, no parameter missing" in printed and "resized" not in printed
+    found, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", converted[0]))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_grid_of_another_stride_is_resized_as_a_vits_is(
+    convert: Convert, pretrained: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(pretrained, "--patch-stride", 16) == 0
+    assert "positions and types 7 x 3 resized to 6 x 3" in capsys.readouterr().out
+    model = AutoModel.from_pretrained(tmp_path / "model")
+    for name, key in (("position_embeddings", "pos_embed"), ("type_embeddings", "type_embed")):
+        old = pretrained[f"encoder_vl.{key}"]
+        patches = old[:, 1:].view(1, 7, 3, 64).permute(0, 3, 1, 2)
+        resized = torch.nn.functional.interpolate(patches, size=(6, 3), mode="bilinear")
+        found = getattr(model.image_embeddings, name)
+        torch.testing.assert_close(found[:, 1:].view(1, 6, 3, 64).permute(0, 3, 1, 2), resized)
+        assert torch.equal(found[:, 0], old[:, 0])
+
+
+def test_a_square_grid_of_pretraining_is_resized(
+    convert: Convert, pretrained: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key in ("pos_embed", "type_embed"):
+        pretrained[f"encoder_vl.{key}"] = torch.randn(1, 26, 64)
+    assert convert(pretrained) == 0
+    assert "positions and types 5 x 5 resized to 7 x 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("num_patches, size, found", [(36, (144, 64), "6 x 6 and 9 x 4"), (21, (96, 96), "none")])
+def test_a_grid_that_cannot_be_told_is_refused(
+    convert: Convert,
+    pretrained: State,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    num_patches: int,
+    size: tuple[int, int],
+    found: str,
+) -> None:
+    for key in ("pos_embed", "type_embed"):
+        pretrained[f"encoder_vl.{key}"] = torch.randn(1, 1 + num_patches, 64)
+    assert convert(pretrained, "--image-size", *size) == 2
+    message = capsys.readouterr().err
+    assert f"has {num_patches} patch positions" in message and f"that many have: {found}. Pass" in message
     assert nothing_written(tmp_path)
 
 

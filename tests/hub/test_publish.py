@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 Run = Callable[..., CompletedProcess[str]]
 Command = Callable[..., Result]
 CODE = {path.name for room in ("modeling_ivt", "processing") for path in (ROOT / room).glob("*_ivt.py")}
+CODE -= {"pretraining_ivt.py"}  # is saved with an IVTForPreTraining; what is published is the encoder
 MODEL = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 BESIDE = {"README.md", "handler.py", "requirements.txt", *(f"examples/person_{i}.jpg" for i in (1, 2, 3, 4))}
 ZEROS = dict.fromkeys(("R@1", "R@5", "R@10", "mAP", "mINP"), 0.0)

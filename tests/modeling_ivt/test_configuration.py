@@ -37,6 +37,9 @@ def test_patch_grid_counts_the_positions_where_a_whole_patch_fits(height: int, w
         ({"attention_dropout": 1}, "attention_dropout"),
         ({"hidden_dropout_prob": 2}, "hidden_dropout_prob"),
         ({"hidden_size": "wide"}, "hidden_size"),
+        ({"fusion_attention_heads": 5}, "768 cannot be divided among 5 .* multiple of fusion_attention_heads"),
+        ({"num_fusion_layers": 0}, "num_fusion_layers must be at least 1, got 0"),
+        ({"itc_temperature": 0.0}, "itc_temperature must be positive, got 0.0"),
     ],
 )
 def test_impossible_settings_are_named(fields: dict[str, Any], message: str) -> None:

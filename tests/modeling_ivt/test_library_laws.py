@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from modeling_ivt import IVTConfig, IVTModel
+from modeling_ivt.modeling_ivt import resize_grid
 
 Batch = dict[str, torch.Tensor]
 EMBEDS = ("image_embeds", "text_embeds")
@@ -183,6 +184,22 @@ def test_resized_image_embeddings_are_what_interpolation_computes(tiny_model: IV
     torch.testing.assert_close(IVTModel.from_pretrained(tmp_path).get_image_features(images).pooler_output, expected)
     with pytest.raises(ValueError, match="7 x 24 pixels .* smaller than one patch"):
         tiny_model.resize_image_embeddings(7, 24)
+
+
+@torch.no_grad()
+def test_another_stride_is_the_model_with_resized_positions(tiny_model: IVTModel, tmp_path: Path) -> None:
+    images, embeddings = torch.randn(2, 3, 48, 24), tiny_model.image_embeddings
+    added = embeddings.position_embeddings + embeddings.type_embeddings
+    tiny_model.resize_image_embeddings(48, 24, patch_stride=8)  # 6 rows and 3 columns instead of 7 and 3
+    projection = embeddings.patch_embeddings
+    second_row = nn.functional.conv2d(images[:, :, 8:16, :8], projection.weight, projection.bias)[:, :, 0, 0]
+    torch.testing.assert_close(embeddings(images)[:, 4], second_row + resize_grid(added, (7, 3), (6, 3))[:, 4])
+    assert tiny_model.config.patch_grid == (6, 3)
+    tiny_model.save_pretrained(tmp_path)
+    assert torch.equal(IVTModel.from_pretrained(tmp_path).image_embeddings(images), embeddings(images))
+    with pytest.raises(ValueError, match="patch_stride must be between 1 and patch_size = 8, got 9"):
+        tiny_model.resize_image_embeddings(48, 24, patch_stride=9)
+    assert tiny_model.config.patch_grid == (6, 3)
 
 
 def test_resizing_keeps_frozen_embeddings_frozen(tiny_model: IVTModel) -> None:

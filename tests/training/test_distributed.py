@@ -14,6 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 import train_tiny
@@ -110,6 +111,19 @@ def test_sharded_processes_train_as_one_and_resume(alone, corpus, tmp_path):
     output = finish(start("fsdp", tmp_path / "broken", corpus, HALF, "resume"))
     assert "step-00000004" in output
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken", atol=0.0, rtol=0.0)
+
+
+def test_sharded_processes_pretrain_as_those_with_whole_weights(corpus, tmp_path, meeting_port):
+    settings = SETTINGS | {"stage": "pretrain", "batch_size": 4, "max_steps": 2}
+    settings |= dict.fromkeys(("itc_weight", "itm_weight", "mlm_weight"), 1.0)
+    settings |= dict.fromkeys(("cmpm_weight", "sdm_weight", "token_weight", "identity_weight"), 0.0)
+    finish(start("fsdp", tmp_path / "fsdp", corpus, json.dumps(settings)))
+    finish(start("multi_gpu", tmp_path / "whole", corpus, json.dumps(settings), port=meeting_port))
+    found, expected = (load_file(tmp_path / name / "final/model.safetensors") for name in ("fsdp", "whole"))
+    assert found.keys() == expected.keys() and "fusion_layers.0.cross_attention.key.weight" in found
+    assert "mlm_head.decoder.weight" not in found  # the word embeddings, saved once
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, msg=name, **CLOSE)
 
 
 # ---- configurations

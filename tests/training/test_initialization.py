@@ -4,6 +4,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from ivt.training.arguments import parse_arguments
 from ivt.training.initialization import assemble, build_model
 from ivt.training.recipe import MODEL_SIZES, Recipe
 from ivt.training.sources import read_bert, read_vit
-from modeling_ivt import IVTConfig, IVTModel
+from modeling_ivt import IVTConfig, IVTForPreTraining, IVTModel
+from modeling_ivt.modeling_ivt import resize_grid
 
 VOCABULARY = 60
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -344,6 +346,93 @@ def test_weights_that_are_not_there_or_cut_short_are_refused(tmp_path, bert):
         read_bert(str(tmp_path / "bert"))
 
 
+# ---- the fusion encoder of pre-training
+
+
+def pretraining_start(vit: str, bert: str, **fields: Any) -> tuple[IVTForPreTraining, list[str]]:
+    config = IVTConfig(**({"vocab_size": VOCABULARY, "num_fusion_layers": 2} | FIELDS | fields))
+    model, lines = assemble(read_vit(vit), read_bert(bert), config, IVTForPreTraining)
+    return model.eval(), lines
+
+
+@torch.no_grad()
+def test_fusion_encoder_is_the_last_blocks_of_bert_and_its_head(tmp_path):
+    source = tiny_bert(BertForMaskedLM)
+    bert = saved(source, tmp_path / "bert")
+    model, lines = pretraining_start(saved(tiny_vit(), tmp_path / "vit"), bert)
+    states = torch.randn(2, 5, 32)
+    for fusion, layer in zip(model.fusion_layers, source.bert.encoder.layer[1:], strict=True):
+        torch.testing.assert_close(fusion.self_attention(states, states, None), layer.attention(states)[0])
+        found = fusion.layernorm(states + fusion.feed_forward(states))
+        torch.testing.assert_close(found, layer.feed_forward_chunk(states))
+    torch.testing.assert_close(model.mlm_head(states), source.cls(states))
+    # two of its three blocks serve the encoder, the last two the fusion encoder: 16 tensors each, and the encoder's 4
+    assert lines[1] == (
+        f"BERT {bert}: {5 + 4 + 2 * 16 + 5} of {5 + 3 * 16 + 5} tensors taken; the first 2 of 3 blocks; the first 20 "
+        "of 30 positions; the last 2 for the fusion encoder; not used: norms 4, attention 8"
+    )
+    num_weights = len(model.state_dict()) - 1  # words and decoder are one
+    assert lines[2] == (
+        "drawn: fusion_layers.*.cross_attention, image_embeddings.type_embeddings, itm_head, log_temperature; all "
+        f"{num_weights} weights of the model are accounted for"
+    )
+
+
+def test_head_that_bert_does_not_bring_is_drawn_and_named(tmp_path, bert):
+    model, lines = pretraining_start(saved(tiny_vit(), tmp_path / "vit"), str(tmp_path / "bert"))
+    assert "itm_head, log_temperature, mlm_head; all" in lines[2]
+    encoder, _ = start_from(str(tmp_path / "vit"), str(tmp_path / "bert"))
+    for name, tensor in encoder.state_dict().items():
+        assert name.endswith("type_embeddings") or torch.equal(model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"num_fusion_layers": 4}, "num_fusion_layers is 4, the BERT .* 3 blocks; pass --model.num_fusion_layers 3"),
+        ({"fusion_attention_heads": 2}, "has 2 attention heads, the BERT .* 4; pass --model.fusion_attention_heads 4"),
+    ],
+)
+def test_fusion_encoder_that_bert_does_not_fit_is_named(tmp_path, bert, fields, message):
+    with pytest.raises(ValueError, match=message):
+        pretraining_start(saved(tiny_vit(), tmp_path / "vit"), str(tmp_path / "bert"), **fields)
+
+
+PRETRAIN = {"stage": "pretrain", "cmpm_weight": 0.0, "itc_weight": 1.0, "levels": ["sentence"], "num_views": 1}
+
+
+def test_pretraining_goes_on_from_its_own_checkpoint_and_begins_from_an_encoders(tmp_path, tokenizer):
+    fields = {"tokenizer": tokenizer, "max_text_tokens": 12}
+    first, processor, _ = build_model(Recipe(**PRETRAIN, **fields), FIELDS | {"num_fusion_layers": 2})
+    assert type(first) is IVTForPreTraining
+    first.save_pretrained(tmp_path / "whole")
+    processor.save_pretrained(tmp_path / "whole")
+    again, _, lines = build_model(Recipe(**PRETRAIN, **fields, init=str(tmp_path / "whole")), {})
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in first.state_dict().items())
+    assert not lines
+    encoder, _, _ = build_model(Recipe(**fields, init=str(tmp_path / "whole")), {})
+    assert type(encoder) is IVTModel
+    encoder.save_pretrained(tmp_path / "encoder")
+    begun, _, lines = build_model(Recipe(**PRETRAIN, **fields, init=str(tmp_path / "encoder")), {})
+    assert all(torch.equal(begun.state_dict()[name], tensor) for name, tensor in encoder.state_dict().items())
+    assert type(begun) is IVTForPreTraining and lines[0].startswith("drawn: fusion_layers.*.cross_attention, ")
+
+
+def test_checkpoint_is_continued_with_another_image_size_and_stride(tmp_path, tokenizer):
+    fields = {"tokenizer": tokenizer, "max_text_tokens": 12}
+    first, processor, _ = build_model(Recipe(**PRETRAIN, **fields), FIELDS | {"num_fusion_layers": 2})
+    first.save_pretrained(tmp_path / "whole")
+    processor.save_pretrained(tmp_path / "whole")
+    recipe = Recipe(**fields, init=str(tmp_path / "whole"))
+    model, processor, lines = build_model(recipe, FIELDS | {"image_size": [40, 16], "patch_stride": 8})
+    assert lines == ["positions and types 4 x 2 resized to 5 x 2"]
+    inputs = processor(images=Image.new("RGB", (30, 90)), return_tensors="pt")
+    assert model.get_image_features(inputs.pixel_values).last_hidden_state.shape == (1, 11, 32)
+    found, old = (m.image_embeddings.type_embeddings for m in (model, first))
+    torch.testing.assert_close(found, resize_grid(old, (4, 2), (5, 2)))
+    assert not build_model(recipe, FIELDS)[2]
+
+
 # ---- the recipe's `init`
 
 
@@ -455,6 +544,10 @@ def test_recipe_begins_with_a_file_of_the_authors(golden_checkpoint, golden_toke
     expected = load_file(converted[0] / "model.safetensors")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     assert model.config.drop_path_rate == 0.3 and any("used: 60, no parameter missing" in line for line in lines)
+    recipe_of_pretraining = replace(recipe, **PRETRAIN)
+    begun, _, lines = build_model(recipe_of_pretraining, geometry)
+    assert all(torch.equal(begun.state_dict()[name], tensor) for name, tensor in expected.items())
+    assert lines[-1].startswith("drawn: fusion_layers.*.cross_attention, ")
     with pytest.raises(ValueError, match="hidden_size is 768, in .* it is 64; leave it out or set it to that"):
         build_model(recipe, geometry | {"hidden_size": 768})
 

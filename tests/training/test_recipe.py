@@ -14,6 +14,7 @@ from modeling_ivt import IVTConfig
 ROOT = Path(__file__).parents[2]
 RECIPE_FILES = sorted([*(ROOT / "ivt/recipes").glob("*.yaml"), *(ROOT / "ivt/recipes/reference").glob("*.yaml")])
 NUMBERS = (int, float, int | None, float | None)
+PRETRAIN = {"stage": "pretrain", "levels": ["sentence"], "num_views": 1, "cmpm_weight": 0.0, "itc_weight": 1.0}
 
 
 def test_command_line_wins_over_recipe_file(tmp_path):
@@ -103,7 +104,8 @@ def test_run_may_be_told_what_is_reported_where(tmp_path):
 def test_recipes_of_the_repository_are_valid(recipe_file):
     _, recipe, model_fields = parse_arguments(["--config", str(recipe_file)])
     IVTConfig(**model_fields)
-    assert recipe.corpus.replace("-", "_") == recipe_file.stem or recipe.corpus == "synthetic"
+    named = recipe.corpus.replace("-", "_") if recipe.stage == "finetune" else "pretrain"
+    assert named == recipe_file.stem or recipe.corpus == "synthetic"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,16 @@ def test_reference_recipes_have_the_practice_of_the_authors(name):
     assert "orig_in21k_ft_in1k" in recipe.init and recipe.protocol == "reference"
 
 
+def test_pretraining_recipe_has_the_settings_of_the_paper():
+    _, recipe, model_fields = parse_arguments(["--config", "pretrain"])
+    assert (recipe.stage, recipe.levels, recipe.num_views, recipe.batch_size) == ("pretrain", ["sentence"], 1, 48)
+    assert (recipe.itc_weight, recipe.itm_weight, recipe.mlm_weight, recipe.cmpm_weight) == (1, 1, 1, 0)
+    config = IVTConfig(**model_fields)
+    assert (config.num_fusion_layers, config.num_fusion_heads, config.itc_temperature) == (6, 12, 0.07)
+    assert (config.hidden_size, tuple(config.image_size)) == (768, (384, 128))
+    assert (recipe.optimizer, recipe.learning_rate, recipe.momentum) == ("sgd", 0.005, 0.9)
+
+
 def test_unknown_recipe_names_the_packaged_ones():
     with pytest.raises(ValueError, match="cuhk_pedes, demo, .*reference/cuhk_pedes"):
         parse_arguments(["--config", "reference/market"])
@@ -152,6 +164,12 @@ def test_unknown_recipe_names_the_packaged_ones():
         ({"schedule": "reference", "max_steps": 5}, "schedule is reference, which counts epochs"),
         ({"schedule": "reference", "max_minutes": 5.0}, "pass epochs, not max_steps or max_minutes"),
         ({"drop_incomplete": True}, "drop_incomplete is about groups of pairs_per_person"),
+        ({"stage": "pretrain"}, "itc_weight, itm_weight, mlm_weight are all 0"),
+        ({"stage": "pretrain", "itc_weight": 1.0}, "cmpm_weight is 1.0, but stage pretrain has only itc_weight, "),
+        ({"mlm_weight": 1.0}, "mlm_weight is 1.0, but stage finetune has only cmpm_weight, "),
+        (PRETRAIN | {"num_views": 3}, "num_views is 3, stage pretrain takes pairs of one view and one whole caption"),
+        (PRETRAIN | {"levels": ["sentence", "word"]}, "pass levels sentence and num_views 1"),
+        (PRETRAIN | {"cached_chunk": 4}, "cached_chunk needs losses that are computed from embeddings alone"),
         ({"token_weight": 1.0, "end_token": False}, "token_weight counts the tokens between"),
         ({"streaming": True, "corpus": "shards", "max_caption_words": 9}, "max_caption_words needs all pairs"),
         ({"streaming": True, "corpus": "shards", "train_split": "train+val"}, "streaming reads the shards of train"),
