@@ -68,6 +68,9 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help=f"{' or '.join(PROTOCOLS)}, the latter for parity with the authors' figures only.")
     ] = "standard",
+    rerank: Annotated[
+        int, typer.Option(min=0, help="Judge so many candidates of each query again, by the fusion encoder.")
+    ] = 0,
     output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the figures there too.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,6 +81,7 @@ def evaluate(
     Examples:
       ivt evaluate runs/cuhk/best --corpus cuhk-pedes --corpus-root data/CUHK-PEDES --output metrics.json
       ivt evaluate runs/demo/best --corpus synthetic --split val --json
+      ivt evaluate runs/pretrain/best --corpus cuhk-pedes --corpus-root data/CUHK-PEDES --rerank 32
     """
     from ivt.retrieval.report import describe_results, evaluate_checkpoint, write_results
 
@@ -93,6 +97,7 @@ def evaluate(
         dtype=dtype,
         average_precision=average_precision,
         protocol=protocol,
+        rerank=rerank,
     )
     if output:
         write_results(results, output)

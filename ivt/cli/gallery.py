@@ -164,6 +164,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Condition on camera, time, …")] = None,
     group_by: Annotated[str | None, typer.Option(help="track or duplicate: one result for each.")] = None,
+    rerank: Annotated[int, typer.Option(min=0, help="Judge so many again, by a pre-trained fusion encoder.")] = 0,
     right: Annotated[list[str] | None, typer.Option(metavar="ID", help="Right earlier result; repeatable.")] = None,
     wrong: Annotated[list[str] | None, typer.Option(metavar="ID", help="Wrong earlier result; repeatable.")] = None,
     refine: Annotated[bool, typer.Option("--refine", help="Ask which results are right, and search again.")] = False,
@@ -196,7 +197,7 @@ def search(
     people = Gallery(gallery, model, device=device)
     right, wrong = list(right or []), list(wrong or [])
     while True:
-        results = people.search(asked, k, where, right=right, wrong=wrong, group_by=group_by)
+        results = people.search(asked, k, where, right=right, wrong=wrong, group_by=group_by, rerank=rerank)
         print_results(results, save, as_json)
         more_right, more_wrong = ask_marks(results) if refine and results else ([], [])
         if not more_right and not more_wrong:

@@ -24,7 +24,15 @@ from PIL import Image
 
 from ivt.choices import ON_BAD_IMAGE
 from ivt.messages import check_choice, first_few
-from ivt.retrieval.models import DEFAULT_MODEL, ModelVersion, embedding_width, find_same, find_version, load_model
+from ivt.retrieval.models import (
+    DEFAULT_MODEL,
+    ModelVersion,
+    embedding_width,
+    find_same,
+    find_version,
+    load_matching_model,
+    load_model,
+)
 
 from .calibration import Calibration, load_calibration
 from .columns import Picture, gallery_schema
@@ -227,6 +235,7 @@ class Gallery:
         right: Sequence[str] = (),
         wrong: Sequence[str] = (),
         group_by: str | None = None,
+        rerank: int = 0,
     ) -> SearchResults:
         """Find the pictures that fit a query best.
 
@@ -239,16 +248,19 @@ class Gallery:
             right: image ids of earlier results that show the person; the query moves towards them.
             wrong: image ids of earlier results that do not; it moves away. Marked pictures are not found again.
             group_by: "track" gives one result for each track, "duplicate" one for pictures that are nearly the same.
+            rerank: judge so many of the best pictures again, by the fusion encoder of the model, which reads
+                sentence and picture together; `Result.match` is what it says. Only a model of pre-training has one.
 
         Raises:
-            ValueError: if there is no gallery, the query or the condition cannot be understood, a marked picture is
-                not in the gallery, or there is no such grouping.
+            ValueError: if there is no gallery, the model cannot re-rank, the query or the condition cannot be
+                understood, a marked picture is not in the gallery, or there is no such grouping.
         """
         table = self._existing_table()
         self._check_model()
         asked, condition = as_query(query), check_condition(where)
         encoder = load_model(self.model_version, self.device)
-        return search(table, encoder, self.calibration, asked, k, condition, right, wrong, group_by)
+        matcher = load_matching_model(self.model_version, self.device) if rerank else None
+        return search(table, encoder, self.calibration, asked, k, condition, right, wrong, group_by, rerank, matcher)
 
     def statistics(self, where: str | None = None) -> GalleryStatistics | None:
         """How the vectors of the rows for which a condition holds are spread; None if it holds for none.

@@ -19,12 +19,14 @@ class Result(Picture):
 
     Attributes:
         score: cosine of query and picture, in [-1, 1].
+        match: probability that words and picture belong together, by re-ranking; None if it was not judged.
         clause_scores: per clause of the query how well the picture fits it: its cosine's distance from the mean over
             the gallery, in standard deviations. A clause under NOT is scored like any other: low is good.
         others: names of further pictures found that are grouped with this one, which is the best of them.
     """
 
     score: float
+    match: float | None = None
     clause_scores: dict[str, float] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
@@ -92,12 +94,15 @@ class SearchResults(Sequence[Result]):
     def __repr__(self) -> str:
         lines = [f"{len(self)} results for {self.query!r}", *self._verdict()]
         labels = self._clauses()
-        if labels:
+        if any(result.match is not None for result in self):
+            lines.append("      score  match")
+        elif labels:
             lines.append("      score  " + "  ".join(labels))
         for place, result in enumerate(self, start=1):
             scores = "".join(f"{result.clause_scores[label]:+{len(label)}.1f}  " for label in labels)
+            match = "" if result.match is None else f"{result.match:5.3f}  "
             others = f" and {len(result.others)} more like it" if result.others else ""
-            lines.append(f"{place:>3}. {result.score:6.3f}  {scores}{result.image_id}{others}")
+            lines.append(f"{place:>3}. {result.score:6.3f}  {match}{scores}{result.image_id}{others}")
         return "\n".join(lines)
 
     def _clauses(self) -> list[str]:

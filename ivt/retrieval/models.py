@@ -12,10 +12,12 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoProcessor
 
 from ivt.choices import DEFAULT_MODEL
+from modeling_ivt import IVTForPreTraining
 
 from .checkpoints import load_embedder
 from .encoders import auto_dtype, check_processor, load_config, width_of
 from .exported import ExportedIVTModel
+from .reranking import load_matcher
 
 WEIGHTS = ("*.safetensors", "*_encoder.*")  # of a checkpoint and of an exported model
 # What decides about the embeddings; a README or the state of a training beside them does not.
@@ -144,6 +146,18 @@ def find_device(name: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
         problem = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here: {problem}; pass cpu, cuda or cuda:1") from error
+
+
+@lru_cache(maxsize=1)
+def load_matching_model(version: ModelVersion, device: str | None = None) -> IVTForPreTraining:
+    """Load a model with its fusion encoder, ready to re-rank; see `load_matcher`.
+
+    Args:
+        version: what `find_version` gives.
+        device: see `find_device`.
+    """
+    place = find_device(device)
+    return load_matcher(version.name, auto_dtype(place), hub_revision(version)).to(place)
 
 
 @lru_cache(maxsize=2)

@@ -145,6 +145,7 @@ def retrieval_metrics(
     gallery_person_ids: Any,
     ks: Sequence[int] = (1, 5, 10),
     average_precision: str = "standard",
+    first_items: Any | None = None,
 ) -> dict[str, float]:
     """Rank the gallery for every query by cosine and measure where the right people stand.
 
@@ -160,6 +161,8 @@ def retrieval_metrics(
         gallery_person_ids: array-like (G,).
         ks: the k of R@k.
         average_precision: "standard" or "trapezoidal".
+        first_items: array-like (Q, n), numbers of the gallery items that stand before all others, best first, such as
+            those that were re-ranked. None: cosines alone decide.
 
     Returns:
         "R@k" for each k, "mAP", "mINP" in percent; "num_queries" and "num_queries_without_match".
@@ -191,7 +194,12 @@ def retrieval_metrics(
     for start in range(0, len(queries), chunk):
         some = slice(start, start + chunk)
         scores = scaled_rows(queries[some], 10.0**SCORE_DECIMALS) @ gallery.T  # (chunk, G)
-        ranks, starts = match_ranks(np.rint(scores, out=scores), query_ids[some, None] == gallery_ids)
+        np.rint(scores, out=scores)
+        if first_items is not None:
+            first = np.asarray(first_items)[some]
+            places = np.arange(first.shape[1], 0, -1)
+            np.put_along_axis(scores, first, 2 * 10.0**SCORE_DECIMALS + places, axis=1)  # cosines end at 1
+        ranks, starts = match_ranks(scores, query_ids[some, None] == gallery_ids)
         if len(ranks):
             first_ranks.append(ranks[starts])
             average_precisions.append(average_precisions_of(ranks, starts, average_precision))
