@@ -258,7 +258,9 @@ class IVTForPreTraining(IVTModel):
         rows = torch.arange(len(scores), device=scores.device)
         text_rows = torch.cat([rows, texts.clamp(min=0), rows])  # (3 B,)
         image_rows = torch.cat([rows, rows, images.clamp(min=0)])
-        fused = self.fuse(text_states[text_rows], image_states[image_rows], attention_mask[text_rows])
+        # not text_states[text_rows]: the gradient of that adds up in no fixed order on several threads
+        texts_of, images_of = text_states.index_select(0, text_rows), image_states.index_select(0, image_rows)
+        fused = self.fuse(texts_of, images_of, attention_mask[text_rows])
         wrong = torch.cat([texts, images])
         labels = torch.cat([torch.ones_like(rows), torch.zeros_like(wrong).masked_fill(wrong < 0, NOT_MASKED)])
         return nn.functional.cross_entropy(self.itm_head(fused[:, 0]).float(), labels, ignore_index=NOT_MASKED)

@@ -163,6 +163,21 @@ def test_itm_is_a_loop_over_pairs_and_their_negatives(model: IVTForPreTraining, 
     torch.testing.assert_close(model.get_itm_loss(texts, images, mask, positives), torch.stack(expected).mean())
 
 
+def test_gradient_of_itm_is_the_same_every_time_on_several_threads(model: IVTForPreTraining) -> None:
+    torch.set_num_threads(2)
+    texts, images = torch.randn(24, 40, 32), torch.randn(24, 40, 32)
+    mask, positives = torch.ones(24, 40, dtype=torch.long), torch.eye(24, dtype=torch.bool)
+
+    def gradient() -> torch.Tensor:
+        torch.manual_seed(0)
+        states = texts.clone().requires_grad_()
+        model.get_itm_loss(states, images, mask, positives).backward()
+        return states.grad
+
+    expected = gradient()
+    assert all(torch.equal(gradient(), expected) for _ in range(10))
+
+
 def test_batch_without_negatives_has_a_loss_of_matches_alone(model: IVTForPreTraining, batch: Batch) -> None:
     output = model(**batch | {"person_ids": torch.zeros(3, dtype=torch.long)}, return_loss=True)
     expected = nn.functional.cross_entropy(output.matching_logits, torch.ones(3, dtype=torch.long))
