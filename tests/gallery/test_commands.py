@@ -200,7 +200,7 @@ def test_what_the_options_say_about_model_and_engine_reaches_the_gallery(
         assert calls["open"] == of_model
     ivt("search", "coat", *where, *model, "-k", "3", "--where", "true", "--right", "a", "--wrong", "b", "--wrong", "c")
     assert calls["open"] == (("people.lance", "some/model"), {"device": "cpu"})
-    marks = {"right": ["a"], "wrong": ["b", "c"], "group_by": None}
+    marks = {"right": ["a"], "wrong": ["b", "c"], "group_by": None, "rerank": 0}
     assert calls["search"] == ((Query((Clause("coat"),)), 3, "true"), marks)
 
 
