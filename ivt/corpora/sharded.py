@@ -2,9 +2,11 @@
 
     FOLDER/[data/]train-00000-of-00008.parquet, …     as `ivt corpus push` and `load_dataset` know them
     FOLDER/[data/]train-00000-of-00008.tar, …         WebDataset: KEY.jpg or .png, and KEY.json with the other columns
+    FOLDER/00000.tar, …                               as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json; of train
 
 Columns are those of `FEATURES` and, where it was worked out already, `levels` (see `processing/levels.py`). Without
-`person_id`, each picture is a person of its own: pairs for pre-training need no identities.
+`person_id`, each picture is a person of its own: pairs for pre-training need no identities. The caption of img2dataset
+is `caption` in its json, or its text file; samples without a picture or a caption are left out, and counted.
 `ivt corpus shard` writes both kinds. What is kept in memory is an index, 10 to 30 bytes per caption; it is
 written beside the shards once (`train.index.npz`), and anew when they change.
 """
@@ -21,7 +23,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -42,7 +44,7 @@ SHARD_FEATURES = Features(
 ROWS_PER_GROUP = 64  # of a parquet file: what is read at once to get at one row
 CACHE_BYTES = 128 * 2**20  # of row groups, in each process that reads
 NEEDED = FEATURES.keys() - {"person_id"}
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}  # names of files in a tar end so
 
 
@@ -60,11 +62,14 @@ def find_shards(root: str | os.PathLike[str] | None, split: str) -> list[Path]:
         for path in sorted(folder.glob(f"{split}-*-of-*"))
         if (match := re.fullmatch(rf"{re.escape(split)}-(\d+)-of-(\d+)\.(parquet|tar)", path.name))
     }
+    if not found and split == "train" and (numbered := sorted(Path(root).glob("[0-9]*.tar"))):
+        return [path for path in numbered if path.stem.isdigit()]
     if not found:
         inside = sorted(os.listdir(root)) if Path(root).is_dir() else ["no such folder"]
+        other = " (or 00000.tar of img2dataset)" if split == "train" else ""
         raise ValueError(
-            f"{root} has no shards of split {split!r}: expected {split}-00000-of-00004.parquet or .tar and so on, "
-            f"found {first_few(inside) or 'nothing'}; write them with ivt corpus shard"
+            f"{root} has no shards of split {split!r}: expected {split}-00000-of-00004.parquet or .tar and so "
+            f"on{other}, found {first_few(inside) or 'nothing'}; write them with ivt corpus shard"
         )
     sets = {(path.parent, match[2], match[3]) for path, match in found.items()}
     numbers = [int(match[1]) for match in found.values()]
@@ -101,11 +106,29 @@ def index_parquet(path: Path) -> tuple[list[int | None], list[list[str]], list[l
     return table["person_id"].to_pylist() if named else [None] * len(captions), captions, []
 
 
+def read_annotation(key: str, annotation: bytes, text: bytes) -> dict[str, Any]:
+    """The columns of a WebDataset sample but its picture.
+
+    Args:
+        key: its name, which is that of the picture unless the annotation tells another.
+        annotation: of its json file, or nothing.
+        text: of its text file, or nothing.
+    """
+    row = json.loads(annotation) if annotation else {}
+    if "captions" not in row:
+        caption = row.get("caption") or text.decode(errors="replace")
+        row |= {"captions": [caption] if caption.strip() else []}
+    return {"image_id": key} | row
+
+
 def index_tar(path: Path) -> tuple[list[int | None], list[list[str]], list[list[int]]]:
-    """Person ids, captions, and where pictures and annotations lie in a WebDataset shard: offset and size of each.
+    """Person ids, captions, and where the files of each sample lie in a WebDataset shard.
+
+    Returns:
+        The third has, for picture, json and text file, offset and size, 0 and 0 where there is none.
 
     Raises:
-        ValueError: if it is no tar file, or a sample is not a picture and a json with the other columns.
+        ValueError: if it is no tar file, or, but for img2dataset, a sample has no picture or no captions.
     """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
@@ -113,32 +136,46 @@ def index_tar(path: Path) -> tuple[list[int | None], list[list[str]], list[list[
             for member in tar:
                 folder, name = posixpath.split(member.name)
                 key, _, extension = name.partition(".")  # as WebDataset does it
-                kind = "json" if extension == "json" else "image" if extension.lower() in PICTURES else None
+                kind = extension if extension in ("json", "txt") else None
+                kind = "image" if extension.lower() in PICTURES else kind
                 if kind and member.isfile():
                     place = (member.offset_data, member.size)
                     samples.setdefault(posixpath.join(folder, key), {})[kind] = place
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no whole tar file ({error}); write it anew") from error
-    person_ids, captions, places = [], [], []
+    person_ids, captions, places, left_out = [], [], [], []
     with path.open("rb") as file:
         for key, parts in samples.items():
-            if parts.keys() != {"image", "json"}:
-                raise ValueError(f"sample {key!r} of {path} has only {list(parts)}, expected a picture and a json")
-            file.seek(parts["json"][0])
-            row = json.loads(file.read(parts["json"][1]))
-            if missing := NEEDED - {"image"} - row.keys():
-                raise ValueError(f"sample {key!r} of {path} has no {first_few(sorted(missing))}, only {list(row)}")
+            of_sample = [parts.get(kind, (0, 0)) for kind in ("image", "json", "txt")]
+            row = read_annotation(key, *(read_part(file, *place) for place in of_sample[1:]))
+            if "image" not in parts or not row["captions"]:
+                if not path.stem.isdigit():
+                    raise ValueError(
+                        f"sample {key!r} of {path} has only {list(parts)}, expected a picture and captions"
+                    )
+                left_out.append(key)
+                continue
             person_ids.append(row.get("person_id"))
             captions.append(row["captions"])
-            places.append([*parts["image"], *parts["json"]])
+            places.append([number for place in of_sample for number in place])
+    if left_out:
+        total = len(left_out) + len(places)
+        message = "%s: %d of %d samples have no picture or no caption and are left out: %s"
+        logger.warning(message, path, len(left_out), total, first_few(left_out))
     return person_ids, captions, places
+
+
+def read_part(file: BinaryIO, offset: int, size: int) -> bytes:
+    """A part of a file."""
+    file.seek(offset)
+    return file.read(size)
 
 
 def build_index(shards: list[Path]) -> dict[str, np.ndarray]:
     """What has to be known of all rows, read from the shards once.
 
     Returns:
-        `rows` per shard; of every row `person_ids`, `num_captions` and, for tar files, `places` (R, 4); the words of
+        `rows` per shard; of every row `person_ids`, `num_captions` and, for tar files, `places` (R, 6); the words of
         every caption in `caption_lengths`.
 
     Raises:
@@ -166,13 +203,13 @@ def build_index(shards: list[Path]) -> dict[str, np.ndarray]:
         "person_ids": np.array(range(len(person_ids)) if unnamed else person_ids, np.int64),
         "num_captions": np.array(num_captions, np.int32),
         "caption_lengths": np.array(lengths, np.uint16),
-        "places": np.array(places, np.int64).reshape(-1, 4),
+        "places": np.array(places, np.int64).reshape(-1, 6),
     }
 
 
 def load_index(shards: list[Path]) -> dict[str, np.ndarray]:
     """The index of some shards, from the file beside them where it is still true."""
-    split = shards[0].name.partition("-")[0]
+    split = "train" if shards[0].stem.isdigit() else shards[0].name.partition("-")[0]
     path = shards[0].with_name(f"{split}.index.npz")
     states = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
     identity = np.array(json.dumps([INDEX_VERSION, states]))
@@ -280,12 +317,11 @@ class ShardedRows:
         return self[row], int(index - (self.pair_ends[row - 1] if row else 0))
 
     def _read_tar(self, shard: int, index: int) -> dict[str, Any]:
-        image_offset, image_size, json_offset, json_size = self.places[index].tolist()
+        places = self.places[index].reshape(3, 2).tolist()
         with self.shards[shard].open("rb") as file:
-            file.seek(image_offset)
-            image = file.read(image_size)
-            file.seek(json_offset)
-            return {"image": {"bytes": image}, **json.loads(file.read(json_size))}
+            image, annotation, text = (read_part(file, *place) for place in places)
+        row = read_annotation(f"{self.shards[shard].name} {index}", annotation, text)
+        return {"image": {"bytes": image}} | row
 
     def _read_parquet(self, shard: int, number: int) -> dict[str, Any]:
         if self.process != os.getpid():  # a forked worker must not use its parent's files

@@ -336,7 +336,10 @@ def write_samples(path: Path, files: dict[str, bytes]) -> None:
     "files, message",
     [
         ({"0.png": encoded(0)}, r"sample '0' of .* has only \['image'\]"),
-        ({"0.png": encoded(0), "0.json": b'{"image_id": "a", "person_id": 1}'}, "sample '0' of .* has no captions"),
+        (
+            {"0.png": encoded(0), "0.json": b'{"image_id": "a", "person_id": 1}'},
+            r"sample '0' of .* has only \['image', 'json'\]",
+        ),
     ],
 )
 def test_webdataset_samples_that_are_not_whole_are_named(tmp_path, files, message):
@@ -354,6 +357,35 @@ def test_webdataset_samples_may_lie_in_folders_and_have_other_files(tmp_path):
     write_samples(tmp_path / "train-00000-of-00001.tar", files)
     found = list(ShardedRows(tmp_path, "train"))
     assert [(row["image_id"], row["image"]["bytes"]) for row in found] == [("0", encoded(0)), ("1", encoded(1))]
+
+
+def test_shards_of_img2dataset_are_read_and_what_was_not_downloaded_is_left_out(tmp_path, caplog):
+    files = {
+        "000.jpg": encoded(0, "JPEG"),
+        "000.txt": b"a man, \xe9",
+        "000.json": b'{"caption": "a man in red", "url": "x", "key": "000", "status": "success"}',
+        "001.jpg": encoded(1, "JPEG"),
+        "001.txt": "a woman in blau ü".encode(),
+        "002.json": b'{"caption": "a lost one", "key": "002"}',
+        "003.jpg": encoded(3, "JPEG"),
+        "003.json": b'{"caption": null}',
+    }
+    write_samples(tmp_path / "00000.tar", files)
+    write_samples(tmp_path / "00002.tar", {"010.jpg": encoded(4, "JPEG"), "010.txt": b"a dog"})
+    (tmp_path / "00000.parquet").touch()  # of the download, with addresses and no pictures
+    (tmp_path / "00000_stats.json").touch()
+    rows = ShardedRows(tmp_path, "train")
+    found = [(row["captions"], row["image"]["bytes"], row["person_id"]) for row in rows]
+    assert found == [
+        (["a man in red"], files["000.jpg"], 0),
+        (["a woman in blau ü"], files["001.jpg"], 1),
+        (["a dog"], encoded(4, "JPEG"), 2),
+    ]
+    assert len({row["image_id"] for row in rows}) == 3
+    assert "00000.tar: 2 of 4 samples have no picture or no caption and are left out: 002, 003" in caplog.text
+    assert len(load_corpus("shards", tmp_path, "train")) == 3
+    with pytest.raises(ValueError, match="no shards of split 'val'"):
+        ShardedRows(tmp_path, "val")
 
 
 def test_rows_beyond_the_end_are_an_index_error(tmp_path, rows):
