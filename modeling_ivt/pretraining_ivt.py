@@ -116,13 +116,22 @@ class IVTFusionAttention(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: torch.Tensor, seen_states: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        hidden_states: torch.Tensor,
+        seen_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        seen_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, L, D) that look at (B, S, D) to (B, L, D); the mask tells which of the S are seen, None: all."""
+        """(B, L, D) that look at (B, S, D) to (B, L, D); the mask tells which of the S are seen, None: all.
+
+        With `seen_rows` (B,), row b looks at row `seen_rows[b]` of any number of `seen_states`.
+        """
         query, key, value = (
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, L or S, D / H)
             for states in (self.query(hidden_states), self.key(seen_states), self.value(seen_states))
         )
+        if seen_rows is not None:  # now, since keys and values are the same for all that look at them
+            key, value = key.index_select(0, seen_rows), value.index_select(0, seen_rows)
         implementation = self.config._attn_implementation
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         context, _ = attend(
@@ -149,11 +158,15 @@ class IVTFusionLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: torch.Tensor, image_states: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        hidden_states: torch.Tensor,
+        image_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        image_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Text tokens (B, L, D) and image tokens (B, N, D) to text tokens (B, L, D)."""
+        """Text tokens (B, L, D) and image tokens (B, N, D) to text tokens (B, L, D); `image_rows` as in `fuse`."""
         hidden_states = self.self_attention(hidden_states, hidden_states, attention_mask)
-        hidden_states = self.cross_attention(hidden_states, image_states, None)
+        hidden_states = self.cross_attention(hidden_states, image_states, None, image_rows)
         return self.layernorm(hidden_states + self.dropout(self.feed_forward(hidden_states)))
 
 
@@ -214,7 +227,11 @@ class IVTForPreTraining(IVTModel):
         """None: all tokens stay, since words to predict are told apart by their positions."""
 
     def fuse(
-        self, text_states: torch.Tensor, image_states: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self,
+        text_states: torch.Tensor,
+        image_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Let each text look at its image.
 
@@ -222,13 +239,15 @@ class IVTForPreTraining(IVTModel):
             text_states: (B, L, D) last hidden states of texts.
             image_states: (B, N, D) last hidden states of images.
             attention_mask: (B, L), 1 for tokens and 0 for padding; None means no padding.
+            image_rows: (B,) where several texts look at one image: the row of `image_states` of each; of these rows
+                there may then be any number. Its keys and values are computed once.
 
         Returns:
             (B, L, D); [CLS], the first, is of the pair.
         """
         mask = create_bidirectional_mask(self.config, text_states, attention_mask)
         for layer in self.fusion_layers:
-            text_states = layer(text_states, image_states, mask)
+            text_states = layer(text_states, image_states, mask, image_rows)
         return text_states
 
     def get_itm_loss(
@@ -259,8 +278,8 @@ class IVTForPreTraining(IVTModel):
         text_rows = torch.cat([rows, texts.clamp(min=0), rows])  # (3 B,)
         image_rows = torch.cat([rows, rows, images.clamp(min=0)])
         # not text_states[text_rows]: the gradient of that adds up in no fixed order on several threads
-        texts_of, images_of = text_states.index_select(0, text_rows), image_states.index_select(0, image_rows)
-        fused = self.fuse(texts_of, images_of, attention_mask[text_rows])
+        texts_of = text_states.index_select(0, text_rows)  # (3 B, L, D)
+        fused = self.fuse(texts_of, image_states, attention_mask[text_rows], image_rows)
         wrong = torch.cat([texts, images])
         labels = torch.cat([torch.ones_like(rows), torch.zeros_like(wrong).masked_fill(wrong < 0, NOT_MASKED)])
         return nn.functional.cross_entropy(self.itm_head(fused[:, 0]).float(), labels, ignore_index=NOT_MASKED)

@@ -108,7 +108,7 @@ def match_scores(
                 lengths = torch.tensor([len(text) for text in of_texts], device=model.device)
                 padded = pad_sequence(of_texts, batch_first=True)  # (pairs, L, D)
                 mask = torch.arange(padded.shape[1], device=model.device) < lengths[:, None]
-                fused = model.fuse(padded, image_states[of_some.to(model.device)], mask.long())
+                fused = model.fuse(padded, image_states, mask.long(), of_some.to(model.device))
                 logits = model.itm_head(fused[:, 0]).float()
                 scores[some] = (logits[:, 1] - logits[:, 0]).cpu()
                 bar.update(len(some))
