@@ -2,7 +2,8 @@
 
     accelerate launch train_hf.py --config cuhk_pedes --corpus_root data/CUHK-PEDES --output_dir runs/cuhk
     accelerate launch train_hf.py --config demo --output_dir runs/demo --max_minutes 8
-    accelerate launch train_hf.py --config pretrain --corpus_root data/pairs --output_dir runs/pretrain
+    accelerate launch train_hf.py --config pretrain --corpus_root data/pairs --eval_corpus cuhk-pedes \
+        --eval_root data/CUHK-PEDES --output_dir runs/pretrain
 
 Where the package is installed, `accelerate launch -m train_hf …` runs this file too, and so does `ivt train …` in one
 process. A recipe is a yaml file, or the name of a packaged one; every field of it can be given on the command line
@@ -120,7 +121,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
     """Train, validating as the recipe says, and leave `best` and `final` in the output folder."""
     output_dir = Path(paths.output_dir)
     check_trackers(paths.trackers)
-    check_corpus(recipe, paths.corpus_root)
+    check_corpus(recipe, paths)
     accelerator = build_accelerator(paths, recipe)
     set_seed(recipe.seed)  # the same first weights in every process
     model, processor, origin = build_model(recipe, model_fields)
@@ -134,7 +135,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
             return
     with accelerator.main_process_first():  # the first one draws, decodes and caches, the others read
         train_rows = load_training_rows(recipe, paths.corpus_root)
-        validation_rows = load_evaluation_rows(recipe, paths.corpus_root, "val")
+        validation_rows = load_evaluation_rows(recipe, paths, "val")
     splits = {"train": train_rows, "val": validation_rows}
     loader = build_loader(train_rows, processor, recipe, accelerator.num_processes)
     objective = build_objective(model, recipe, train_rows["person_id"])
@@ -163,9 +164,7 @@ def train(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None
         run.check_weights()
         metrics = validate(accelerator, objective, processor, validation_rows) if run.validates else None
         run.save(metrics)
-    run.finish(
-        lambda: load_evaluation_rows(recipe, paths.corpus_root, "test"), lambda rows: evaluate_saved_models(run, rows)
-    )
+    run.finish(lambda: load_evaluation_rows(recipe, paths, "test"), lambda rows: evaluate_saved_models(run, rows))
 
 
 def train_seeds(paths: RunPaths, recipe: Recipe, model_fields: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -397,10 +398,30 @@ def test_corpus_is_loaded_as_the_recipe_says(rows, monkeypatch, corpus, num_peop
     monkeypatch.setattr(data, "load_corpus", load)
     recipe = Recipe(corpus=corpus, num_people=5, on_bad_image="skip")
     train_rows = data.load_training_rows(recipe, "data")
-    validation_rows = data.load_evaluation_rows(recipe, "data", "val")
+    validation_rows = data.load_evaluation_rows(recipe, RunPaths(corpus_root="data"), "val")
     skip = {"on_bad_image": "skip"}
     assert loaded == [(corpus, "data", "train", skip | num_people), (corpus, "data", "val", skip)]
     assert "levels" in train_rows.column_names and "levels" not in validation_rows.column_names
+
+
+def test_another_corpus_can_judge(monkeypatch, rows):
+    loaded = []
+    monkeypatch.setattr(data, "load_corpus", lambda *names, **_: loaded.append(names) or rows)
+    recipe = Recipe(corpus="shards", eval_corpus="cuhk-pedes")
+    data.load_evaluation_rows(recipe, RunPaths(corpus_root="pairs", eval_root="cuhk"), "val")
+    assert loaded == [("cuhk-pedes", "cuhk", "val")]
+    with pytest.raises(ValueError, match="eval_root is 'cuhk', and no eval_corpus says what is there"):
+        data.check_corpus(Recipe(), RunPaths(eval_root="cuhk"))
+
+
+def test_pairs_without_a_validation_split_are_told_what_to_do(tmp_path):
+    (tmp_path / "00000.tar").touch()
+    paths = RunPaths(corpus_root=str(tmp_path))
+    with pytest.raises(ValueError, match="no shards of split 'val'.*pass --eval_corpus and --eval_root"):
+        data.check_corpus(Recipe(corpus="shards"), paths)
+    data.check_corpus(Recipe(corpus="shards", eval_corpus="synthetic"), paths)
+    with pytest.raises(ValueError, match="no such folder"):
+        data.check_corpus(Recipe(corpus="shards", eval_corpus="shards"), replace(paths, eval_root="no/where"))
 
 
 HEIGHT, WIDTH, NUM_ROWS = 48, 32, 32
@@ -1011,7 +1032,8 @@ def test_model_and_tokenizer_that_do_not_fit_are_refused(tmp_path):
     ],
 )
 def test_corpus_that_is_not_there_is_told_before_weights_are_fetched(tmp_path, monkeypatch, corpus, message):
-    (tmp_path / "train-00000-of-00001.parquet").touch()
+    for split in ("train", "val"):
+        (tmp_path / f"{split}-00000-of-00001.parquet").touch()
     monkeypatch.setattr(train_hf, "build_model", None)  # which asks the Hub
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", corpus=corpus, test_at_end=True, options={"corpus_root": str(tmp_path)})

@@ -64,7 +64,7 @@ def train_sentences(
     data.add_levels = lambda rows: rows  # whole sentences need none
     fields = {"tokenizer": str(ROOT / "ivt/recipes/tokenizer-synthetic"), "levels": ["sentence"], "num_views": 1}
     recipe = Recipe(**(fields | {"log_steps": 1, "num_workers": 0} | settings))
-    train_hf.train(RunPaths(output_dir, corpus_cache, resume), recipe, TINY_MODEL | model_fields)
+    train_hf.train(RunPaths(output_dir, corpus_cache, resume=resume), recipe, TINY_MODEL | model_fields)
 
 
 def train_until_killed(output_dir: str, corpus_cache: str, die_at: tuple[str, str, int] | None = None) -> None:

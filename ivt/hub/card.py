@@ -73,6 +73,11 @@ class Facts:
         """Name of the training corpus, None if nobody wrote it down."""
         return (self.run.get("corpus") or {}).get("name")
 
+    @property
+    def evaluated_corpus(self) -> str | None:
+        """Name of the corpus of the run's validation and test; older runs have no other than that of training."""
+        return (self.run.get("corpus") or {}).get("evaluated", self.corpus)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -152,7 +157,7 @@ def measured(facts: Facts) -> Iterator[tuple[str, str, dict[str, Any]]]:
         ("last of the run", "test", test.get("final")),
     ):
         if metrics:
-            yield name, (f"{facts.corpus}, {where}" if facts.corpus else where) + note, metrics
+            yield name, (f"{facts.evaluated_corpus}, {where}" if facts.corpus else where) + note, metrics
 
 
 def results_table(facts: Facts) -> str:

@@ -18,20 +18,37 @@ from processing.masking import MaskedPairCollator
 from processing.samplers import BalancedSampler, PairSampler, ShardSampler
 from processing.views import TrainingViews
 
-from .recipe import Recipe
+from .recipe import Recipe, RunPaths
 
 BATCHES_PER_WINDOW = 50  # whose captions are sorted by length together
 
 
-def check_corpus(recipe: Recipe, corpus_root: str | None) -> None:
-    """Raise a ValueError at once if the corpus is not there, not when weights were fetched, or a test begins."""
-    if recipe.corpus in LAYOUTS:
-        find_annotations(recipe.corpus, corpus_root)
+def evaluation_corpus(recipe: Recipe, paths: RunPaths) -> tuple[str, str | None]:
+    """Name and folder of the corpus whose validation and test splits are used."""
+    if recipe.eval_corpus is None:
+        return recipe.corpus, paths.corpus_root
+    return recipe.eval_corpus, paths.eval_root
+
+
+def check_corpus(recipe: Recipe, paths: RunPaths) -> None:
+    """Raise a ValueError at once if a corpus is not there, not when weights were fetched, or a test begins."""
+    if paths.eval_root and not recipe.eval_corpus:
+        raise ValueError(f"eval_root is {paths.eval_root!r}, and no eval_corpus says what is there; pass both")
+    judged, root = evaluation_corpus(recipe, paths)
+    for name, folder in ((recipe.corpus, paths.corpus_root), (judged, root)):
+        if name in LAYOUTS:
+            find_annotations(name, folder)
     if recipe.corpus == "shards":
-        find_shards(corpus_root, "train")
+        find_shards(paths.corpus_root, "train")
+    if judged == "shards":
+        hint = "" if recipe.eval_corpus else "; pass --eval_corpus and --eval_root to validate on another corpus"
+        try:
+            find_shards(root, "val")
+        except ValueError as error:
+            raise ValueError(f"{error}{hint}") from error
         try:
             if recipe.test_at_end:
-                find_shards(corpus_root, "test")
+                find_shards(root, "test")
         except ValueError as error:
             raise ValueError(f"{error}, or pass --test_at_end no") from error
 
@@ -68,9 +85,9 @@ def build_views(recipe: Recipe, image_processor: IVTImageProcessor) -> TrainingV
     return replace(views, erase_area=(0.02, 1 / 3), erase_log=True, erase_fill=mean, erase_noise=std)
 
 
-def load_evaluation_rows(recipe: Recipe, corpus_root: str | None, split: str) -> Dataset:
+def load_evaluation_rows(recipe: Recipe, paths: RunPaths, split: str) -> Dataset:
     """The rows of the validation or test split."""
-    return load_corpus(recipe.corpus, corpus_root, split, on_bad_image=recipe.on_bad_image)
+    return load_corpus(*evaluation_corpus(recipe, paths), split, on_bad_image=recipe.on_bad_image)
 
 
 def build_loader(

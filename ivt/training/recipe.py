@@ -57,6 +57,7 @@ class RunPaths:
 
     output_dir: str = option("runs/ivt", "folder for models, checkpoints and metrics")
     corpus_root: str | None = option(None, "folder of the corpus (synthetic: the cache)")
+    eval_root: str | None = option(None, "folder of eval_corpus")
     resume: bool = option(False, "go on from the newest checkpoint in output_dir")
     seeds: int = option(1, "run this many seeds, from seed on, each in a folder of its own", least=1)
     report_to: str = option("", "trackers, e.g. tensorboard,trackio,wandb")
@@ -84,6 +85,11 @@ class Recipe:
         choices=tuple(LOSS_WEIGHTS),
     )
     corpus: str = option("synthetic", "cuhk-pedes, icfg-pedes, rstpreid, synthetic or shards", choices=CORPORA)
+    eval_corpus: str | None = option(
+        None,
+        "where to validate and test, if not on corpus: pairs for pre-training have no other splits",
+        choices=CORPORA,
+    )
     num_people: int | None = option(None, "synthetic: people to draw for training", least=1)
     train_split: str = option("train", "train, or train+val: all identities", choices=("train", "train+val"))
     max_caption_words: int | None = option(None, "leave out longer captions in training", least=1)

@@ -3,7 +3,7 @@
     id            for trackers
     recipe        every field; those of the model that were given under "model"
     seeds         of this run
-    corpus        name; sizes (people, images, captions) and hash of the rows of each split
+    corpus        name, that of the one it is "evaluated" on; sizes (people, images, captions) and hash of each split
     versions      of Python and the libraries
     git           commit, and the files that differ from it; null outside of a checkout
     hardware      device, processes, threads of each
@@ -115,6 +115,7 @@ def start_record(
         "seeds": [recipe.seed],
         "corpus": {
             "name": recipe.corpus,
+            "evaluated": recipe.eval_corpus or recipe.corpus,
             "sizes": {split: describe_sizes(rows) for split, rows in splits.items()},
             "hash": {split: hash_rows(rows) for split, rows in splits.items()},
         },

@@ -239,3 +239,10 @@ def test_what_is_no_evaluation_is_refused(tmp_path: Path, content: str):
     path.write_text(content)
     with pytest.raises(ValueError, match="is no evaluation"):
         read_evaluation(path, "sha256:1")
+
+
+def test_results_of_a_run_name_the_corpus_they_were_measured_on():
+    elsewhere = RUN | {"corpus": RUN["corpus"] | {"name": "shards", "evaluated": "cuhk-pedes"}}
+    results = section(card_of(Facts(run=elsewhere, licence="mit")), "Results")
+    assert "cuhk-pedes, validation" in results and "cuhk-pedes, test" in results and "shards, " not in results
+    assert "synthetic, validation" in section(card_of(Facts(run=RUN)), "Results")
