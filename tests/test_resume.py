@@ -156,7 +156,8 @@ def test_run_with_a_spoilt_checkpoint_goes_on_from_the_one_before(start, cache, 
 
 
 def test_streamed_run_of_two_processes_goes_on_after_a_kill(start, cache, tmp_path, meeting_port):
-    write_shards(load_tiny(str(cache), "train"), tmp_path / "shards", "train", rows_per_shard=5)
+    for split in ("train", "val"):
+        write_shards(load_tiny(str(cache), "train"), tmp_path / "shards", split, rows_per_shard=5)
 
     def train_both(folder: Path, num_batches: int) -> list[Exception | None]:
         with ThreadPoolExecutor(2) as pool:
