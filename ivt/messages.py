@@ -16,3 +16,8 @@ def first_few(names: Collection[str], count: int = 5) -> str:
     """Join the first names for a message, and say how many more there are."""
     rest = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(list(names)[:count]) + rest
+
+
+def has_half_character(text: str) -> bool:
+    """Whether a text cannot be written as UTF-8: an emoji was cut in two, or Python stands so for bytes of a name."""
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)

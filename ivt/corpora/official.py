@@ -27,7 +27,7 @@ from typing import Any
 from datasets import Dataset, Image, NamedSplit
 
 from ivt.choices import OFFICIAL_SPLITS
-from ivt.messages import first_few
+from ivt.messages import first_few, has_half_character
 from processing.pictures import UnreadablePicture, read_picture
 
 from .rows import FEATURES
@@ -117,7 +117,7 @@ def problem_of_entry(entry: Any, path_key: str) -> str | None:
         return f"has split {entry['split']!r}, expected one of {', '.join(OFFICIAL_SPLITS)}"
     if not all(isinstance(caption, str) for caption in entry["captions"]):
         return "has a caption which is no string"
-    if any("\ud800" <= char <= "\udfff" for text in (entry[path_key], *entry["captions"]) for char in text):
+    if any(map(has_half_character, (entry[path_key], *entry["captions"]))):
         return "has half a character in a caption or its path, as of an emoji cut in two"
     if not -(2**63) <= entry["id"] < 2**63:
         return f"has the id {entry['id']}, expected a number of at most 64 bits"

@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from ivt.messages import has_half_character
+
 from .columns import Crop
 from .runner import load_daft
 
@@ -75,21 +77,16 @@ def list_images(folder: str) -> Listing:
         ending = posixpath.splitext(path)[1].lower()
         if ending not in image_suffixes():
             left_out[ending] += 1
-        elif _is_text(path):
-            images.append(path)
-        else:
+        elif has_half_character(path):
             bad[os.fsencode(below.lstrip("/")).decode(errors="backslashreplace")] = NOT_UTF_8
+        else:
+            images.append(path)
     if not images:
         others = f"; there are {sum(left_out.values())} other files" if left_out else ""
         raise ValueError(
             f"{folder!r} holds no images, expected files that end in .jpg, .png or what else Pillow reads{others}"
         )
     return Listing(folder, sorted(images), dict(left_out.most_common()), bad)
-
-
-def _is_text(path: str) -> bool:
-    """Whether a path can be written as UTF-8; Python stands for other bytes in it by half characters."""
-    return not any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def _list_storage(folder: str) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ivt.messages import has_half_character
 from processing.pictures import read_picture
 
 from .encoders import call_on_images, call_on_texts, image_inputs, text_inputs
@@ -69,6 +70,13 @@ def is_picture(image: Any) -> bool:
     return isinstance(image, str | os.PathLike | Image.Image | Mapping) and not is_url
 
 
+def picture_inputs(processor: Any, images: Iterable[Any]) -> dict[str, torch.Tensor]:
+    """Decode pictures, no larger than need be, and prepare them as the processor says; see `image_inputs`."""
+    return image_inputs(
+        processor, [read_picture(image, shrink=True) if is_picture(image) else image for image in images]
+    )
+
+
 def embed_pixels(model: DualEncoder, inputs: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Embed a batch of `image_inputs`, or pixels (B, 3, height, width): unit length, float32, on its device (B, D)."""
     with evaluating(model):
@@ -103,9 +111,7 @@ def embed_images(
     num_threads = num_threads or min(8, os.cpu_count() or 1)
 
     def load(load_batch: Callable[[], list[Any]]) -> dict[str, torch.Tensor]:
-        return image_inputs(
-            processor, [read_picture(image, shrink=True) if is_picture(image) else image for image in load_batch()]
-        )
+        return picture_inputs(processor, load_batch())
 
     embeds = []
     total = len(images) if isinstance(images, Sized) else None
@@ -123,7 +129,7 @@ def check_texts(texts: Iterable[str]) -> None:
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"text {index} is {text!r}, expected a sentence; leave out texts without words")
-        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        if has_half_character(text):
             raise ValueError(f"text {index} is {text[:80]!a}, with half a character, as of an emoji cut in two")
 
 

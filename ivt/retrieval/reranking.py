@@ -15,11 +15,10 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForPreTraining
 
 from modeling_ivt import IVTForPreTraining
-from processing.pictures import read_picture
 
 from .checkpoints import load_checkpoint
-from .embedding import check_texts, evaluating, is_picture
-from .encoders import image_inputs, text_inputs
+from .embedding import check_texts, evaluating, picture_inputs
+from .encoders import text_inputs
 from .exported import is_exported
 
 
@@ -98,10 +97,7 @@ def match_scores(
     with evaluating(model), tqdm(desc="pairs", total=len(pairs), unit="pair", leave=None, disable=not progress) as bar:
         states = text_states(model, processor, texts, batch_size)
         for numbers, places, rows in by_image(pairs, batch_size):
-            loaded = [
-                read_picture(image, shrink=True) if is_picture(image) else image for image in load_images(numbers)
-            ]
-            pixels = image_inputs(processor, loaded)["pixel_values"].to(model.device, model.dtype)
+            pixels = picture_inputs(processor, load_images(numbers))["pixel_values"].to(model.device, model.dtype)
             image_states = model.get_image_features(pixels).last_hidden_state  # (batch_size, N, D)
             for some, of_some in zip(places.split(batch_size), rows.split(batch_size), strict=True):
                 of_texts = [states[text] for text in pairs[some, 0].tolist()]
