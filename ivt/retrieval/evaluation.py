@@ -17,7 +17,7 @@ from modeling_ivt import IVTForPreTraining
 from .embedding import DualEncoder, embed_images, embed_texts
 from .encoders import longest_text
 from .ranking import rank_gallery
-from .reranking import match_scores, rerank
+from .reranking import match_scores, pairs_of, rerank
 
 
 def image_caption_pairs(dataset: Dataset) -> list[tuple[int, str]]:
@@ -118,17 +118,20 @@ def evaluate_reranked(
     image_embeds = embed_images(model, processor, stored_images(dataset), batch_size, progress)
     text_embeds = embed_texts(model, processor, captions, batch_size, progress)
 
-    def score(text_and_image: torch.Tensor) -> torch.Tensor:
-        def load(rows: list[int]) -> Sequence[Any]:
-            return [*stored_images(dataset.select(rows))]
+    _, of_texts = rank_gallery(text_embeds, image_embeds, num_candidates)
+    _, of_images = rank_gallery(image_embeds, text_embeds, num_candidates)
 
-        return match_scores(model, processor, captions, load, text_and_image, batch_size, progress)
+    def load(rows: list[int]) -> Sequence[Any]:
+        return [*stored_images(dataset.select(rows))]
 
-    of_texts = rerank(rank_gallery(text_embeds, image_embeds, num_candidates)[1], score)
-    of_images = rerank(
-        rank_gallery(image_embeds, text_embeds, num_candidates)[1],
-        lambda image_and_text: score(image_and_text.flip(1)),
-    )
+    def keys(text_and_image: torch.Tensor) -> torch.Tensor:
+        return text_and_image[:, 0] * len(dataset) + text_and_image[:, 1]
+
+    # of both directions at once, so that each picture and text is encoded once and no pair is judged twice
+    judged = torch.cat([pairs_of(of_texts), pairs_of(of_images).flip(1)]).unique(dim=0)  # ascending, so their keys too
+    scores = match_scores(model, processor, captions, load, judged, batch_size, progress)
+    of_texts = rerank(of_texts, lambda pairs: scores[torch.searchsorted(keys(judged), keys(pairs))])
+    of_images = rerank(of_images, lambda pairs: scores[torch.searchsorted(keys(judged), keys(pairs.flip(1)))])
     images = (image_embeds.numpy(), person_ids)
     texts = (text_embeds.numpy(), [person_ids[row] for row, _ in pairs])
     return {

@@ -111,6 +111,12 @@ def match_scores(
     return scores
 
 
+def pairs_of(candidates: torch.Tensor) -> torch.Tensor:
+    """The pairs (Q * K, 2) of a query and one of its candidates (Q, K), query after query."""
+    queries = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
+    return torch.stack([queries, candidates.flatten()], dim=1)
+
+
 def rerank(candidates: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Put the candidates of queries in the order of their matching.
 
@@ -121,6 +127,5 @@ def rerank(candidates: torch.Tensor, score: Callable[[torch.Tensor], torch.Tenso
     Returns:
         (Q, K) the same items, best match first; equal ones stay in their order.
     """
-    queries = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
-    scores = score(torch.stack([queries, candidates.flatten()], dim=1)).view_as(candidates)
+    scores = score(pairs_of(candidates)).view_as(candidates)
     return candidates.gather(1, scores.argsort(dim=1, descending=True, stable=True))
